@@ -24,43 +24,52 @@ class Order(enum.IntEnum):
 class Slot(Protocol):
     """This worker's row of the scoreboard. Only this process writes it.
 
-    Every number is absolute, never an increment. The caller keeps to one
-    writing thread per method: `publish` belongs to the baton's holder, `served`
-    to whoever holds the tally's lock, the others to the baton's holder.
+    Every number is absolute, never an increment, so that a row is right
+    whatever instruction its worker dies at. Each method has one writing thread
+    at a time: *baton* below means the holder of the loop's baton, *tally* means
+    whoever holds the tally's lock.
     """
 
     def order(self) -> int:
         """Return what the manager wants of this worker now: a value of `Order`."""
 
+    def linger_s(self) -> float:
+        """Return how long idle connections are kept for a last request at STOP, seconds."""
+
     def ready(self) -> None:
-        """Say that this worker serves (again, if it was draining)."""
+        """Say that this worker serves (again, if it was draining). Baton."""
 
     def draining(self) -> None:
-        """Say that this worker accepts nothing more and finishes what it has."""
+        """Say that this worker accepts nothing more and finishes what it has. Baton."""
 
     def exiting(self) -> None:
-        """Say that nothing is left here and the process is about to end."""
+        """Say that nothing is left here and the process is about to end. Baton."""
+
+    def begun(self, count: int) -> None:
+        """Store how many requests were given to the application. Baton."""
+
+    def ended_inline(self, count: int) -> None:
+        """Store how many of them ended on the baton holder's own thread. Baton."""
+
+    def ended_pooled(self, count: int) -> None:
+        """Store how many of them ended on pool threads. Tally."""
+
+    def busy(self, count: int) -> None:
+        """Store how many threads are in the application. Tally, or baton before a wait."""
 
     def publish(
-        self,
-        beat_ns: int,
-        busy: int,
-        waiting: int,
-        connections: int,
-        threads: int,
-        begun: int,
-        accepted: int,
+        self, beat_ns: int, busy: int, waiting: int, connections: int, threads: int
     ) -> None:
-        """Store the gauges and the two counters that the loop itself keeps."""
+        """Store the gauges and the heartbeat (CLOCK_MONOTONIC, nanoseconds). Tally."""
 
-    def served(self, durations_ns: Sequence[int]) -> None:
-        """Account for requests that ended, each with the nanoseconds it ran."""
+    def timed(self, durations_ns: Sequence[int]) -> None:
+        """Add the service times of requests that ended to sum and histogram. Tally."""
 
-    def moved(self, handed_out: int, handed_in: int) -> None:
-        """Store how many connections went to siblings and came from them."""
+    def moved(self, accepted: int, handed_out: int, handed_in: int) -> None:
+        """Store how many connections were accepted, given to and got from siblings. Baton."""
 
     def failed(self, errors: int) -> None:
-        """Store how many requests the application failed (answered 500 or cut)."""
+        """Store how many requests the application failed (answered 500 or cut). Tally."""
 
 
 class Lifeline(Protocol):

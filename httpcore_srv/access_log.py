@@ -1,0 +1,71 @@
+"""Access log in the combined format of Apache and nginx, one write(2) for many lines."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import deque
+from typing import Final
+
+from httpcore_srv.messages import RequestHead
+from httpcore_srv.wsgi import Exchange
+
+# What a client sends must be able to forge neither a line nor a field of one.
+_UNSAFE: Final = re.compile(r'[^ !#-\[\]-~]')
+_MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+
+
+class AccessLog:
+    """Collects lines and writes them to a descriptor opened with O_APPEND.
+
+    Any thread may record and flush: a deque's `append` and `popleft` are single
+    steps, and each flush writes the lines that it has taken out by itself.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lines: deque[str] = deque()
+        self._stamp = ""
+        self._stamp_s = 0
+
+    def record(self, peer: str, request: RequestHead, exchange: Exchange) -> None:
+        """Note one request that was answered."""
+        fields = request.fields.environ
+        self._lines.append(
+            f"{peer or '-'} - - [{self._time()}] "
+            f'"{_safe(request.method)} {_safe(request.target)} HTTP/1.{request.minor}" '
+            f"{exchange.status[:3]} {exchange.sent} "
+            f'"{_safe(fields.get("HTTP_REFERER", "-"))}" '
+            f'"{_safe(fields.get("HTTP_USER_AGENT", "-"))}"\n'
+        )
+
+    def refused(self, peer: str, status: int) -> None:
+        """Note a refusal: what came was no request."""
+        self._lines.append(f'{peer or "-"} - - [{self._time()}] "-" {status} 0 "-" "-"\n')
+
+    def flush(self) -> None:
+        """Write what has been recorded. Lines are whole even if processes share the file."""
+        lines = []
+        try:
+            while True:
+                lines.append(self._lines.popleft())
+        except IndexError:
+            pass
+        if lines:
+            os.write(self._fd, "".join(lines).encode("latin-1"))
+
+    def _time(self) -> str:
+        now_s = int(time.time())
+        if now_s != self._stamp_s:
+            now = time.localtime(now_s)
+            self._stamp = (
+                f"{now.tm_mday:02}/{_MONTHS[now.tm_mon - 1]}/{now.tm_year}"
+                f":{now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02} {time.strftime('%z', now)}"
+            )
+            self._stamp_s = now_s
+        return self._stamp
+
+
+def _safe(value: str) -> str:
+    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", value)

@@ -1,0 +1,221 @@
+"""Connection: the states of one keep-alive connection. No socket, no clock.
+
+    AWAITING_HEAD --bytes--> RECEIVING_HEAD --head with body--> RECEIVING_BODY
+         ^    \\                    |                                 |
+         |     `-- whole request in one piece (the usual case) --.   | end of body
+         |                                                       v   v
+         `------------------ DONE_KEEP ----------------------- RESPONDING
+                                                                 |
+    any state --FAULT (a ProtocolError)--> CLOSING <--DONE_CLOSE-'
+
+A request is handed out only when it is here whole, so that no thread of the
+application ever waits for a client. What of the next request has been received
+already stays in the parser until this one's response is done: answers keep their
+order, and a client that pipelines without end is stopped by the socket's buffer.
+"""
+
+from __future__ import annotations
+
+import enum
+import io
+from collections.abc import Callable, Mapping
+from typing import IO, Final
+
+from httpcore_srv.errors import ProtocolError
+from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, RequestHead, Signal
+from httpcore_srv.request_parser import HTTPRequest
+from httpcore_srv.settings import HTTPLimits
+
+
+class State(enum.IntEnum):
+    """Where a connection stands; an int because its hash is free."""
+
+    AWAITING_HEAD = 0
+    RECEIVING_HEAD = 1
+    RECEIVING_BODY = 2
+    RESPONDING = 3
+    CLOSING = 4
+
+
+class Event(enum.IntEnum):
+    """What moves a connection from one state to the next."""
+
+    PART_OF_HEAD = 0
+    HEAD_WITH_BODY = 1
+    REQUEST = 2  # a whole request is here
+    DONE_KEEP = 3
+    DONE_CLOSE = 4
+    FAULT = 5
+
+
+NEXT: Final[Mapping[State, Mapping[Event, State]]] = {
+    State.AWAITING_HEAD: {
+        Event.PART_OF_HEAD: State.RECEIVING_HEAD,
+        Event.HEAD_WITH_BODY: State.RECEIVING_BODY,
+        Event.REQUEST: State.RESPONDING,
+        Event.FAULT: State.CLOSING,
+    },
+    State.RECEIVING_HEAD: {
+        Event.PART_OF_HEAD: State.RECEIVING_HEAD,
+        Event.HEAD_WITH_BODY: State.RECEIVING_BODY,
+        Event.REQUEST: State.RESPONDING,
+        Event.FAULT: State.CLOSING,
+    },
+    State.RECEIVING_BODY: {
+        Event.REQUEST: State.RESPONDING,
+        Event.FAULT: State.CLOSING,
+    },
+    State.RESPONDING: {
+        Event.DONE_KEEP: State.AWAITING_HEAD,
+        Event.DONE_CLOSE: State.CLOSING,
+        Event.FAULT: State.CLOSING,
+    },
+    State.CLOSING: {},
+}
+"""A missing entry is a bug of ours: the KeyError is let be seen."""
+
+
+class Connection:
+    """One client's requests, one after the other.
+
+    limits: what a client may send.
+    open_spool: makes the file in which a body above `body_memory_bytes` waits.
+    """
+
+    __slots__ = (
+        "_body_bytes",
+        "_head",
+        "_limits",
+        "_open_spool",
+        "_parser",
+        "_pieces",
+        "_spool",
+        "body_length",
+        "head_just_began",
+        "state",
+        "wants_continue",
+    )
+
+    def __init__(self, limits: HTTPLimits, open_spool: Callable[[], IO[bytes]]) -> None:
+        self.state = State.AWAITING_HEAD
+        self.wants_continue = False  # the client waits for a 100 before it sends its body
+        self.head_just_began = False  # the bytes received last were the first of a head
+        self.body_length = 0  # of the request handed out last
+        self._limits = limits
+        self._open_spool = open_spool
+        self._parser = HTTPRequest(limits)
+        self._head: RequestHead | None = None  # whose body is being received
+        self._pieces: list[bytes] = []
+        self._body_bytes = 0
+        self._spool: IO[bytes] | None = None
+
+    @property
+    def at_rest(self) -> bool:
+        """Between requests: nothing of another request has been received."""
+        return self.state is State.AWAITING_HEAD
+
+    @property
+    def has_unread(self) -> bool:
+        """Something of the next request, or all of it, has been received already."""
+        return not self._parser.at_boundary
+
+    def receive(self, data: bytes) -> RequestHead | None:
+        """Take in what has come; return the next request if it is here whole.
+
+        Raises: ProtocolError; the connection is CLOSING then and one error
+            response is the only thing that may follow. OSError if a large body
+            cannot be written to its spool file.
+        """
+        self._parser.receive_data(data)
+        return self.next_request()
+
+    def next_request(self) -> RequestHead | None:
+        """Return the next whole request out of what has been received, or None.
+
+        Raises: as `receive`.
+        """
+        try:
+            head = self._head
+            if head is None:
+                message = self._parser.next_message()
+                if message is NEED_DATA:
+                    self.head_just_began = False
+                    if self._parser.in_head:
+                        self.head_just_began = self.state is State.AWAITING_HEAD
+                        self._move(Event.PART_OF_HEAD)
+                    return None
+                assert isinstance(message, RequestHead)
+                if not message.has_body:
+                    self.body_length = 0
+                    self._move(Event.REQUEST)
+                    return message
+                self._head = head = message
+                self.wants_continue = message.fields.expects_continue
+                self._move(Event.HEAD_WITH_BODY)
+            return self._receive_body(head)
+        except (ProtocolError, OSError):
+            self._move(Event.FAULT)
+            self._drop_body()
+            raise
+
+    def take_body(self) -> IO[bytes]:
+        """Return the content of the request handed out last, at its beginning. Once."""
+        spool, pieces = self._spool, self._pieces
+        self._spool, self._pieces = None, []
+        if spool is not None:
+            spool.seek(0)
+            return spool
+        return io.BytesIO(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def done(self, *, keep: bool) -> None:
+        """The response is on its way: expect another request, or none."""
+        self._move(Event.DONE_KEEP if keep else Event.DONE_CLOSE)
+
+    def fault(self) -> None:
+        """The connection is at its end for a reason of its owner's (a timeout, a limit)."""
+        self._move(Event.FAULT)
+        self._drop_body()
+
+    def unparsed(self) -> bytes:
+        """Return what has been received and not been used, to give it to another process.
+
+        Only before a request has been handed out of it: AWAITING_HEAD or RECEIVING_HEAD.
+        """
+        return self._parser.unparsed()
+
+    def _receive_body(self, head: RequestHead) -> RequestHead | None:
+        while True:
+            message = self._parser.next_message()
+            if isinstance(message, bytes):
+                self.wants_continue = False  # it did not wait
+                self._keep(message)
+                continue
+            assert isinstance(message, Signal)
+            if message is not END_OF_MESSAGE:
+                return None
+            self._head = None
+            self.wants_continue = False
+            self.body_length, self._body_bytes = self._body_bytes, 0
+            self._move(Event.REQUEST)
+            return head
+
+    def _keep(self, piece: bytes) -> None:
+        self._body_bytes += len(piece)
+        if self._spool is None:
+            self._pieces.append(piece)
+            if self._body_bytes <= self._limits.body_memory_bytes:
+                return
+            self._spool = self._open_spool()
+            self._spool.writelines(self._pieces)
+            self._pieces = []
+        else:
+            self._spool.write(piece)
+
+    def _drop_body(self) -> None:
+        self._pieces = []
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    def _move(self, event: Event) -> None:
+        self.state = NEXT[self.state][event]

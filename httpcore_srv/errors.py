@@ -1,0 +1,44 @@
+"""What can go wrong in this room, sorted by whose fault it is.
+
+An error knows its status; the one function that turns an error into a response
+needs no ladder of `isinstance`.
+"""
+
+from __future__ import annotations
+
+
+class ProtocolError(Exception):
+    """The peer broke the rules (or asked for more than a limit allows).
+
+    status: the HTTP status code that says so to the peer.
+    message: one line for the log. It never quotes field values: these may be
+        secrets, and whoever sent them could forge log lines.
+
+    After it the framing of the connection cannot be trusted any more: the only
+    legal act is one error response, then close (RFC 9112 section 9.6).
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.message}"
+
+
+class PeerGone(Exception):
+    """The stream ended or was reset before its message was complete.
+
+    Nobody is left to answer: log at debug level and clean up.
+    """
+
+
+class AppError(Exception):
+    """The application raised, or broke PEP 3333.
+
+    It becomes a 500 if no head went out yet, else the connection is cut, since
+    a truncated body is the only way left to tell the client.
+    """
+
+    status = 500

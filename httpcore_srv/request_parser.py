@@ -1,0 +1,426 @@
+"""HTTPRequest: bytes in, messages out; never waits (RFC 9112).
+
+Requests of one connection follow one another in the receive buffer:
+
+    head --no body--> head        head --body--> body bytes* --> END_OF_MESSAGE --> head
+
+`next_message` takes them out one by one, and stops at the first fault for good. Whether a
+head arrives whole, octet by octet or cut anywhere, the messages and the status of a fault are
+the same; only the sizes of the body pieces differ.
+
+There are two ways through a head. The short one is for a head that lies complete in one
+received piece, as nearly all do: find, look up, cut. The other is for heads that arrive in
+pieces: it remembers how far it has looked, so the work is linear in the bytes, and
+refuses hopeless ones before they are complete. It also decides which of several faults counts:
+the short way asks it before it reports one.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from httpcore_srv.body import BodyReader, ChunkedReader, ContentLengthReader
+from httpcore_srv.errors import ProtocolError
+from httpcore_srv.fields import parse_fields
+from httpcore_srv.grammar import (
+    ABSOLUTE_FORM,
+    AUTHORITY_FORM,
+    ORIGIN_FORM,
+    ORIGIN_REQUEST_LINE,
+    REQUEST_LINE,
+    percent_decode,
+)
+from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, FieldBlock, Message, RequestHead
+from httpcore_srv.settings import HTTPLimits
+
+RequestLine: TypeAlias = tuple[str, str, str, str, int, str | None]
+"""method, target, path, query, minor, authority: as in RequestHead."""
+
+# Request lines that were found valid, by their bytes; shared by all connections. Short lines
+# only, so that it stays below half a megabyte whatever clients send; emptied when full.
+_MAX_REMEMBERED_LINES: Final = 1024
+_MAX_REMEMBERED_LINE_BYTES: Final = 128
+_known_lines: Final[dict[bytes, RequestLine]] = {}
+
+# A header section above this is parsed anew each time rather than kept with an idle connection.
+_MAX_REMEMBERED_FIELDS_BYTES: Final = 4096
+
+_CR: Final = 0x0D
+
+
+class HTTPRequest:
+    """The requests of one connection, parsed one after the other. No I/O, no clock.
+
+    limits: what a client may send.
+
+    Give it what was received with `receive_data`, ask with `next_message`.
+    """
+
+    __slots__ = (
+        "_blank_line_seen",
+        "_block",
+        "_data",
+        "_eof",
+        "_fields",
+        "_fields_minor",
+        "_head",
+        "_limits",
+        "_line",
+        "_line_end",
+        "_line_start",
+        "_pos",
+        "_reader",
+        "_scanned",
+    )
+
+    def __init__(self, limits: HTTPLimits) -> None:
+        self._limits = limits
+        # What was received; consumed up to _pos. bytes as received, as long as nothing had
+        # to be put together; a bytearray, with _pos 0, if a piece was added to a rest.
+        self._data: bytes | bytearray = b""
+        self._pos = 0
+        self._eof = False
+        self._reader: BodyReader | None = None  # a body is being read (or: broken)
+        # The last head, for clients that send the same again on their connection.
+        self._line: RequestLine | None = None
+        self._fields: FieldBlock | None = None
+        self._fields_minor = 1
+        self._block = b""  # its header section with the empty line
+        self._head: RequestHead | None = None
+        # How far an unfinished head has been looked through. Offsets from its first octet.
+        self._scanned = 0
+        self._line_start = 0  # where the line that is not complete yet begins
+        self._line_end = 0  # just behind the request line; 0 while that is incomplete
+        self._blank_line_seen = False
+
+    def receive_data(self, data: bytes) -> None:
+        """Store what the peer sent; b"" says that it will send nothing more.
+
+        The caller bounds how much it stores ahead of `next_message`.
+        """
+        if not data:
+            self._eof = True
+        elif not self._data:
+            self._data = data
+        elif isinstance(self._reader, _Broken):
+            pass  # nobody will ever look at it
+        else:
+            if isinstance(self._data, bytes):
+                self._data = bytearray(memoryview(self._data)[self._pos :])
+            else:
+                del self._data[: self._pos]
+            self._pos = 0
+            self._data += data
+
+    def next_message(self) -> Message:
+        """Take the next complete message out of what has been received.
+
+        Returns: a RequestHead; then, if its `has_body` is true, pieces of the decoded body as
+            large as they lie there, and END_OF_MESSAGE. NEED_DATA if there is nothing
+            complete; after end-of-file that stays so, and `truncated` tells whether a
+            message was cut off.
+        Raises: ProtocolError if the peer broke the rules, and the same again at any later
+            call. Never anything else, whatever the bytes.
+        """
+        if self._reader is not None:
+            return self._next_of_body(self._reader)
+        data = self._data
+        if not data:
+            return NEED_DATA
+        try:
+            if isinstance(data, bytearray):
+                if not self._look_through():
+                    return NEED_DATA
+                data = self._data = bytes(data)
+            head = self._take_head(data)
+        except ProtocolError as error:
+            raise self._break(error) from None
+        if head is None:
+            return NEED_DATA
+        if head.has_body:
+            fields = head.fields
+            self._reader = (
+                ChunkedReader(self._limits)
+                if fields.chunked
+                else ContentLengthReader(fields.content_length or 0)
+            )
+        return head
+
+    @property
+    def at_boundary(self) -> bool:
+        """Between requests, with nothing of a next one received."""
+        return self._reader is None and not self._data
+
+    @property
+    def in_head(self) -> bool:
+        """Some bytes of a head are there. Ask after NEED_DATA: then it is unfinished."""
+        return self._reader is None and bool(self._data)
+
+    @property
+    def truncated(self) -> bool:
+        """End-of-file came in the middle of a message. Ask after NEED_DATA."""
+        return self._eof and not self.at_boundary
+
+    def unparsed(self) -> bytes:
+        """Return what was received and not consumed.
+
+        Between requests that is the beginning of the next ones: another HTTPRequest that
+        receives it goes on as this one would.
+        """
+        return bytes(self._data[self._pos :])
+
+    def _take_head(self, data: bytes) -> RequestHead | None:
+        """Take the head that begins at the position; None if it is not complete. The hot path."""
+        pos = self._pos
+        limits = self._limits
+        eol = data.find(b"\r\n", pos)
+        if eol < 0:
+            self._look_through()
+            return None
+        line = _known_lines.get(data[pos:eol])
+        if line is None or eol - pos > limits.max_request_line_bytes:
+            if eol == pos and not self._blank_line_seen:
+                self._skip_blank_line()
+                return self._take_head(data) if self._data else None
+            line = _judge_line(data[pos:eol], limits)
+
+        start = eol + 2
+        last = self._head
+        # The very bytes that were found valid before, with the end of the section: nothing
+        # about them can be different but the version by which they are judged.
+        if last is not None and last.minor == line[4] and data.startswith(self._block, start):
+            stop = start + len(self._block)
+            head = last if line is self._line else _make_head(line, last.fields)
+        else:
+            end = data.find(b"\r\n\r\n", eol)
+            if end < 0:
+                self._look_through()
+                return None
+            stop = end + 4
+            head = _make_head(line, _judge_fields(data[start : end + 2], line[4], limits))
+            self._block = data[start:stop]
+        self._head = head if len(self._block) <= _MAX_REMEMBERED_FIELDS_BYTES else None
+        self._line = line
+
+        if stop == len(data):
+            self._data = b""
+            self._pos = 0
+        else:
+            self._pos = stop
+        self._scanned = self._line_start = self._line_end = 0
+        self._blank_line_seen = False
+        return head
+
+    def _skip_blank_line(self) -> None:
+        """Pass over one empty line before a request line (RFC 9112 section 2.2).
+
+        Old clients send one after a body that they did not count it into. One, not many: a
+        stream of empty lines would keep the connection busy without ever being a request.
+        """
+        self._blank_line_seen = True
+        self._consume(self._pos + 2)
+
+    def _consume(self, stop: int) -> None:
+        """Move the position, and let go of the received piece once all of it was used."""
+        if stop == len(self._data):
+            self._data = b""
+            self._pos = 0
+        else:
+            self._pos = stop
+
+    def _look_through(self) -> bool:
+        """Look at what has come of a head since the last look; True if it is complete.
+
+        Judges line by line, in the order in which the octets came, so that the verdict does
+        not depend on how they were cut:
+
+            LF without a CR before it -> 400      longer than its limit -> 414, 431
+            request line complete -> judged       empty line -> complete
+
+        A bare LF is refused here rather than when the head is complete, since a head that
+        is written with bare LFs never would be: its sender would wait for our time-out.
+        """
+        limits = self._limits
+        while self._data:
+            data, start = self._data, self._pos
+            budget = limits.max_header_bytes if self._line_end else limits.max_request_line_bytes
+            bound = start + self._line_end + budget + len("\r\n")
+            lf = data.find(b"\n", start + self._scanned, bound)
+            if lf < 0:
+                if len(data) >= bound:
+                    raise self._too_long()
+                self._scanned = len(data) - start
+                break
+            if lf == start or data[lf - 1] != _CR:
+                raise ProtocolError(400, "LF without CR in a head")
+            line_length = lf + 1 - start - self._line_start
+            if self._line_end:
+                if line_length == 2:
+                    return True
+            elif line_length == 2 and not self._blank_line_seen:
+                self._skip_blank_line()
+                continue
+            else:
+                _judge_line(bytes(data[start : lf - 1]), limits)
+                self._line_end = lf + 1 - start
+            self._line_start = self._scanned = lf + 1 - start
+        if self._pos:
+            # What was consumed need not stay in memory as long as the rest makes us wait.
+            self._data = self._data[self._pos :]
+            self._pos = 0
+        return False
+
+    def _too_long(self) -> ProtocolError:
+        """Return the error for a part of the head that is above its limit."""
+        limits = self._limits
+        if self._line_end:
+            return ProtocolError(431, f"header section above {limits.max_header_bytes} bytes")
+        line = self._data[self._pos : self._pos + limits.max_method_bytes + 1]
+        if b" " not in line:
+            return ProtocolError(400, "not a request line: no end of a method")
+        return ProtocolError(414, f"request line above {limits.max_request_line_bytes} bytes")
+
+    def _next_of_body(self, reader: BodyReader) -> Message:
+        """Take body bytes, or the end of the message."""
+        if not reader.done:
+            try:
+                piece, stop = reader.take(self._data, self._pos)
+            except ProtocolError as error:
+                raise self._break(error) from None
+            self._consume(stop)
+            if piece:
+                return piece
+            if not reader.done:
+                return NEED_DATA
+        self._reader = None
+        return END_OF_MESSAGE
+
+    def _break(self, error: ProtocolError) -> ProtocolError:
+        """Make this parser refuse for ever; return the error that counts.
+
+        A request that was judged bad is never followed by another (waitress, CVE-2024-49768).
+        """
+        if self._reader is None:
+            # The short way finds faults in another order than the bytes came in.
+            self._scanned = self._line_start = self._line_end = 0
+            try:
+                self._look_through()
+            except ProtocolError as first:
+                error = first
+        if not isinstance(self._reader, _Broken):
+            self._reader = _Broken(error)
+        self._head = self._line = None
+        self._data = self._block = b""
+        self._pos = 0
+        return error.with_traceback(None)
+
+
+class _Broken:
+    """Stands where a body reader would, and fails again whenever asked."""
+
+    __slots__ = ("_error", "done")
+
+    def __init__(self, error: ProtocolError) -> None:
+        self._error = error
+        self.done = False
+
+    def take(self, data: bytes | bytearray, pos: int) -> tuple[bytes, int]:
+        raise self._error
+
+
+def _make_head(line: RequestLine, fields: FieldBlock) -> RequestHead:
+    """Put a judged request line and judged fields together."""
+    method, target, path, query, minor, authority = line
+    # RFC 9112, 9.3: `close` wins; else HTTP/1.1 persists and HTTP/1.0 does if asked.
+    keep_alive = not fields.close and (minor > 0 or fields.keep_alive)
+    has_body = fields.chunked or bool(fields.content_length)
+    return RequestHead(method, target, path, query, minor, authority, fields, keep_alive, has_body)
+
+
+def _judge_fields(raw: bytes, minor: int, limits: HTTPLimits) -> FieldBlock:
+    """Parse a header section and refuse what we cannot serve."""
+    if len(raw) > limits.max_header_bytes:
+        raise ProtocolError(431, f"header section above {limits.max_header_bytes} bytes")
+    fields = parse_fields(raw, minor, limits)
+    if fields.unknown_expectation:
+        raise ProtocolError(417, "an expectation other than 100-continue")
+    return fields
+
+
+def _judge_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
+    """Parse a request line of whatever length, and remember it if it is short."""
+    if len(raw) > limits.max_request_line_bytes:
+        raise ProtocolError(414, f"request line above {limits.max_request_line_bytes} bytes")
+    line = parse_request_line(raw, limits)
+    if len(raw) <= _MAX_REMEMBERED_LINE_BYTES:
+        if len(_known_lines) >= _MAX_REMEMBERED_LINES:
+            _known_lines.clear()
+        _known_lines[raw] = line
+    return line
+
+
+def parse_request_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
+    """Parse a request line without its CRLF (RFC 9112 section 3).
+
+    Raises: ProtocolError: 501 for CONNECT and for an overlong method, 505 for another major
+        version, 400 for all else.
+    """
+    text = raw.decode("latin-1")
+    match = ORIGIN_REQUEST_LINE.fullmatch(text)
+    if match is None:
+        return _parse_rare_line(text, limits)
+    method, target, path, query, minor = match.groups()
+    _check_method(method, limits)
+    if method == "CONNECT":
+        raise ProtocolError(400, "CONNECT without host:port")
+    return method, target, _decoded(path), query or "", int(minor), None
+
+
+def _parse_rare_line(text: str, limits: HTTPLimits) -> RequestLine:
+    """Parse what is no origin-form with version 1.0 or 1.1, or say what is wrong with it."""
+    match = REQUEST_LINE.fullmatch(text)
+    if match is None:
+        # HTTP/0.9 (a method and a path alone) ends here too: nobody speaks it any more,
+        # and an answer without a status line would be read as anything.
+        raise ProtocolError(400, "malformed request line")
+    method, target, major, minor = match.groups()
+    _check_method(method, limits)
+    if major != "1":
+        raise ProtocolError(505, f"HTTP/{major}.{minor}")
+    # RFC 9110, 2.5: a minor version above ours is treated as the highest one we have.
+    minor_number = min(int(minor), 1)
+    if method == "CONNECT":
+        if AUTHORITY_FORM.fullmatch(target):
+            raise ProtocolError(501, "CONNECT")
+        raise ProtocolError(400, "CONNECT without host:port")
+    if target == "*" and method == "OPTIONS":
+        return method, target, "", "", minor_number, None
+    if match := ORIGIN_FORM.fullmatch(target):
+        path, query = match.groups()
+        return method, target, _decoded(path), query or "", minor_number, None
+    if match := ABSOLUTE_FORM.fullmatch(target):
+        authority, path, query, query_alone = match.groups()
+        query = query or query_alone or ""
+        if path is None and query_alone is None and method == "OPTIONS":
+            decoded = ""  # RFC 9112, 3.2.4: means `*`
+        else:
+            # RFC 9110, 4.2.3: an empty path and `/` are the same.
+            decoded = _decoded(path or "/")
+        return method, target, decoded, query, minor_number, authority
+    raise ProtocolError(400, "invalid request target")
+
+
+def _check_method(method: str, limits: HTTPLimits) -> None:
+    """Refuse a method that nobody can have meant (RFC 9112 section 3)."""
+    if len(method) > limits.max_method_bytes:
+        raise ProtocolError(501, f"method above {limits.max_method_bytes} bytes")
+
+
+def _decoded(path: str) -> str:
+    """Percent-decode a path into PEP 3333's octets in latin-1."""
+    if "%" not in path:
+        return path
+    decoded = percent_decode(path)
+    if decoded is None:
+        raise ProtocolError(400, "a % in the path without two digits, or %00")
+    return decoded

@@ -1,0 +1,233 @@
+"""Response values to bytes: the head, its framing, and the pages of our own.
+
+Built as one `str` and encoded once: per field that costs a dictionary look-up, a
+check and two list appends, a third of encoding each field by itself.
+"""
+
+from __future__ import annotations
+
+import enum
+import http
+import logging
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from httpcore_srv.errors import AppError
+
+log = logging.getLogger("smart_http.app")
+
+SERVER: Final = "smart-http"
+
+
+class Framing(enum.Enum):
+    """How the end of a response's content is marked (RFC 9112 section 6.3)."""
+
+    NONE = "no content at all"
+    LENGTH = "Content-Length"
+    CHUNKED = "Transfer-Encoding: chunked"
+    CLOSE = "the connection's end"
+
+
+class Head(NamedTuple):
+    """An encoded response head and what it promises."""
+
+    encoded: bytes
+    framing: Framing
+    length: int  # of the content still to be sent, with Framing.LENGTH
+    keep_alive: bool
+
+
+class Field(enum.IntEnum):
+    """Fields that the writer must know; all others are copied through."""
+
+    ORDINARY = 0
+    CONTENT_LENGTH = 1
+    CONNECTION = 2
+    HOP_BY_HOP = 3
+    DATE = 4
+    SERVER = 5
+
+
+# RFC 9110 section 7.6.1 and PEP 3333 ("Other HTTP Features"): not the application's.
+_SPECIAL: Final = {
+    "content-length": Field.CONTENT_LENGTH,
+    "connection": Field.CONNECTION,
+    "keep-alive": Field.HOP_BY_HOP,
+    "proxy-connection": Field.HOP_BY_HOP,
+    "te": Field.HOP_BY_HOP,
+    "trailer": Field.HOP_BY_HOP,
+    "transfer-encoding": Field.HOP_BY_HOP,
+    "upgrade": Field.HOP_BY_HOP,
+    "date": Field.DATE,
+    "server": Field.SERVER,
+}
+
+# token = 1*tchar  (RFC 9110 section 5.6.2)
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# field-vchar = VCHAR / obs-text, with SP and HTAB between  (RFC 9110 section 5.5)
+_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# status-line's code and reason-phrase (RFC 9112 section 4)
+_STATUS: Final = re.compile(r"([2-5][0-9][0-9])(?: [\t \x21-\x7e\x80-\xff]*)?")
+_DIGITS: Final = re.compile(r"[0-9]{1,18}")
+
+_MAX_CACHED: Final = 1024  # names and statuses that an application invents per request stay out
+
+_names: dict[str, tuple[str, Field]] = {}
+_statuses: dict[str, tuple[str, int]] = {}
+_NO_CONTENT: Final = frozenset({204, 304})
+
+
+def encode_head(
+    status: str,
+    headers: Sequence[tuple[str, str]],
+    *,
+    minor: int,
+    is_head: bool,
+    keep_alive: bool,
+    length: int | None,
+    date: str,
+) -> Head:
+    """Encode a response head and choose its framing.
+
+    minor: of the request's version, 0 or 1. is_head: no content will be sent.
+    length: of the content if it is known and the application did not say it.
+    date: the complete Date line with its CRLF.
+    Raises: AppError for what PEP 3333 or RFC 9110 does not allow in status or fields.
+    """
+    known_status = _statuses.get(status) or _admit_status(status)
+    status_line, code = known_status
+    lines = [status_line]
+    declared: int | None = None
+    server = True
+    try:
+        for name, value in headers:
+            prefix, kind = _names.get(name) or _admit_name(name)
+            if not value.isprintable():
+                _check_value(name, value)
+            if kind:
+                if kind is Field.CONTENT_LENGTH:
+                    declared = _content_length(value, declared)
+                    continue
+                if kind is Field.CONNECTION:
+                    keep_alive = keep_alive and "close" not in value.lower()
+                    continue
+                if kind is Field.HOP_BY_HOP:
+                    _warn_hop_by_hop(name)
+                    continue
+                if kind is Field.DATE:
+                    date = ""
+                elif kind is Field.SERVER:
+                    server = False
+            lines += prefix, value, "\r\n"
+    except AttributeError:
+        raise AppError(f"header values must be str: {headers!r}") from None
+    framing, length = _framing(code, declared, length, minor, is_head)
+    if framing is Framing.CLOSE:
+        keep_alive = False
+    if length is not None:
+        lines.append(f"Content-Length: {length}\r\n")
+    elif framing is Framing.CHUNKED:
+        lines.append("Transfer-Encoding: chunked\r\n")
+    lines.append(date)
+    if server:
+        lines.append(f"Server: {SERVER}\r\n")
+    if not keep_alive:
+        lines.append("Connection: close\r\n")
+    elif not minor:
+        lines.append("Connection: keep-alive\r\n")
+    lines.append("\r\n")
+    try:
+        encoded = "".join(lines).encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise AppError(f"a response header has a character outside latin-1: {error}") from None
+    if framing is Framing.NONE:
+        length = 0
+    return Head(encoded, framing, length or 0, keep_alive)
+
+
+def error_page(status: int, *, date: str, is_head: bool = False, extra: str = "") -> bytes:
+    """Return a whole response of our own, after which the connection closes.
+
+    extra: further complete header lines.
+    """
+    try:
+        phrase = http.HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "Error"
+    body = f"{status} {phrase}\n".encode("latin-1")
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\n"
+        f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+        f"{date}Server: {SERVER}\r\n{extra}Connection: close\r\n\r\n"
+    ).encode("latin-1")
+    return head if is_head else head + body
+
+
+def _framing(
+    code: int, declared: int | None, known: int | None, minor: int, is_head: bool
+) -> tuple[Framing, int | None]:
+    """Choose the framing and the Content-Length to be sent, if any (RFC 9112 section 6)."""
+    if code == 204:
+        return Framing.NONE, None  # RFC 9110 section 8.6: no Content-Length in a 204
+    if code == 205:
+        return Framing.NONE, 0  # RFC 9110 section 15.3.6: no content, and it must show
+    if is_head or code == 304:
+        # What the GET would have said. Nothing is added where a 304 or a stream said nothing.
+        length = known if declared is None and code != 304 else declared
+        return Framing.NONE, length
+    if declared is not None:
+        return Framing.LENGTH, declared
+    if known is not None:
+        return Framing.LENGTH, known
+    return (Framing.CHUNKED if minor else Framing.CLOSE), None
+
+
+def _admit_status(status: str) -> tuple[str, int]:
+    if not isinstance(status, str):
+        raise AppError(f"status must be a str, not {type(status).__name__}")
+    match = _STATUS.fullmatch(status)
+    if match is None:
+        raise AppError(f"status must be like '200 OK', not {status!r}")
+    separator = "" if len(status) > 3 else " "  # the SP is there even without a phrase
+    known = (f"HTTP/1.1 {status}{separator}\r\n", int(match[1]))
+    if len(_statuses) < _MAX_CACHED:
+        _statuses[status] = known
+    return known
+
+
+def _admit_name(name: str) -> tuple[str, Field]:
+    if not isinstance(name, str):
+        raise AppError(f"header name must be a str, not {type(name).__name__}")
+    if _TOKEN.fullmatch(name) is None:
+        raise AppError(f"header name is not a token: {name!r}")
+    known = (f"{name}: ", _SPECIAL.get(name.lower(), Field.ORDINARY))
+    if len(_names) < _MAX_CACHED:
+        _names[name] = known
+    return known
+
+
+def _check_value(name: str, value: str) -> None:
+    if _FORBIDDEN.search(value):
+        # Response splitting: whatever follows the CR LF would be a header, or a response.
+        raise AppError(f"value of header {name} has a control character: {value!r}")
+
+
+def _content_length(value: str, declared: int | None) -> int:
+    if _DIGITS.fullmatch(value) is None:
+        raise AppError(f"Content-Length must be digits, not {value!r}")
+    if declared is not None and declared != int(value):
+        raise AppError(f"two different Content-Length headers: {declared} and {value}")
+    return int(value)
+
+
+_warned: set[str] = set()  # lower-case names; bounded by _SPECIAL
+
+
+def _warn_hop_by_hop(name: str) -> None:
+    """Say once per name that the server, not the application, decides about it."""
+    if name.lower() not in _warned:
+        _warned.add(name.lower())
+        log.warning(
+            "response header %s is hop-by-hop and was dropped (PEP 3333)", name
+        )

@@ -1,0 +1,143 @@
+"""ThreadPool: threads come when a request waits for one and leave when idle.
+
+One job queue. A job is a callable without arguments that never raises: either a
+connection's request (a stream's `serve`) or the loop itself, when a spare thread is
+asked to lead. So at most `max_threads` are in the application, and one more leads.
+
+Who owns what
+-------------
+`lock` guards `busy`, `idle`, `alive` and every word of the scoreboard that both
+the leader and pool threads write. It is held for a handful of instructions and
+never around a call that can block.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+Job = Callable[[], None]
+
+log = logging.getLogger("smart_http.worker")
+
+
+def start_daemon_thread(target: Callable[[], None], name: str) -> None:
+    """Start a thread that does not keep the process alive: a stuck request must not."""
+    threading.Thread(target=target, name=name, daemon=True).start()
+
+
+class ThreadPool:
+    """Elastic threads and their one queue.
+
+    min_threads: spare threads that stay even when idle.
+    max_threads: how many may be in the application at once.
+    idle_s: seconds after which an idle thread above the minimum leaves.
+    start_thread: how a thread is started; a seam for tests.
+    """
+
+    def __init__(
+        self,
+        min_threads: int,
+        max_threads: int,
+        idle_s: float,
+        start_thread: Callable[[Callable[[], None], str], None] = start_daemon_thread,
+    ) -> None:
+        self.min_threads = min_threads
+        self.max_threads = max_threads
+        self.lock = threading.Lock()
+        self.busy = 0  # threads in the application on behalf of the pool
+        self.idle = 0  # threads that wait in the queue and are not yet promised a job
+        self.alive = 1  # all threads but the sentinel; the first one is the caller's
+        self._idle_s = idle_s
+        self._start_thread = start_thread
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._serial = 0
+        self._closed = False
+
+    def submit(self, job: Job) -> None:
+        """Run a request's `job` on a pool thread. The leader, after seeing a free thread."""
+        with self.lock:
+            self.busy += 1
+            promised = self._promise_idle_thread()
+        if not promised:
+            self._start()
+        self._jobs.put(job)
+
+    def run_aside(self, job: Job) -> None:
+        """Run `job` on a spare thread, counting it neither as busy nor against the limit."""
+        with self.lock:
+            promised = self._promise_idle_thread()
+        if not promised:
+            self._start()
+        self._jobs.put(job)
+
+    def serve(self, *, leave_when_idle: bool) -> None:
+        """Take jobs until the pool is closed or this thread has been idle for long.
+
+        leave_when_idle: False for the main thread, which has nowhere to go.
+        """
+        idle_s = self._idle_s if leave_when_idle else None
+        with self.lock:
+            self.idle += 1
+        while True:
+            try:
+                job = self._jobs.get(timeout=idle_s)
+            except queue.Empty:
+                if self._leave():
+                    return
+                continue
+            if job is None:
+                return
+            job()
+            with self.lock:
+                self.idle += 1
+
+    def close(self) -> None:
+        """Let every thread that waits, now or later, leave. The last leader, once."""
+        self._closed = True
+        with self.lock:
+            alive = self.alive
+        for _ in range(alive):
+            self._jobs.put(None)
+
+    def _promise_idle_thread(self) -> bool:
+        """Count one idle thread as taken. The lock is held."""
+        if self.idle > 0:
+            self.idle -= 1
+            return True
+        self.alive += 1
+        return False
+
+    def _start(self) -> None:
+        self._serial += 1
+        try:
+            self._start_thread(self._first_job, f"smart-http-{self._serial}")
+        except RuntimeError:
+            # No more threads to be had (RLIMIT_NPROC, cgroup pids.max). The job stays in
+            # the queue and the next thread that comes back takes it: late, not lost.
+            log.exception("cannot start another thread")
+            # Hence the debt: that thread will count itself idle while it is not.
+            with self.lock:
+                self.alive -= 1
+                self.idle -= 1
+
+    def _first_job(self) -> None:
+        """A new thread: it was started for a job that is in the queue already, or soon."""
+        job = self._jobs.get()
+        if job is None:
+            return
+        job()
+        self.serve(leave_when_idle=True)
+
+    def _leave(self) -> bool:
+        """Leave if not needed: not below the minimum, and not when promised a job."""
+        with self.lock:
+            # None idle: `submit` has promised this very thread to a job that is about to
+            # be put; leaving now would strand it.
+            if self.idle <= 0 or self.alive <= self.min_threads + 1:
+                return False
+            self.idle -= 1
+            self.alive -= 1
+            return True
