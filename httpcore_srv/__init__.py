@@ -1,6 +1,8 @@
 """One worker's inside: bytes -> request -> application -> response -> bytes."""
 
-from httpcore_srv.listener import BindError, Listeners
+from httpcore_srv.access_log import open_access_log
+from httpcore_srv.errors import BindError
+from httpcore_srv.listener import Address, Listeners
 from httpcore_srv.request_parser import HTTPRequest
 from httpcore_srv.server import HTTPServer
 from httpcore_srv.settings import HTTPLimits, HTTPSettings, HTTPTimeouts
@@ -8,6 +10,7 @@ from httpcore_srv.thread_pool import ThreadPool
 from httpcore_srv.wsgi import Application, WSGIHandler
 
 __all__ = [
+    "Address",
     "Application",
     "BindError",
     "HTTPLimits",
@@ -18,4 +21,5 @@ __all__ = [
     "Listeners",
     "ThreadPool",
     "WSGIHandler",
+    "open_access_log",
 ]

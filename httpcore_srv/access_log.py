@@ -8,12 +8,43 @@ import time
 from collections import deque
 from typing import Final
 
+from httpcore_srv.errors import BindError
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.wsgi import Exchange
 
 # What a client sends must be able to forge neither a line nor a field of one.
-_UNSAFE: Final = re.compile(r'[^ !#-\[\]-~]')
-_MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
+_MONTHS: Final = (
+    "Jan",
+    "Feb",
+    "Mar",
+    "Apr",
+    "May",
+    "Jun",
+    "Jul",
+    "Aug",
+    "Sep",
+    "Oct",
+    "Nov",
+    "Dec",
+)
+
+
+def open_access_log(path: str | None) -> int | None:
+    """Open the file for appending; `-` is standard error, None is no log.
+
+    Raises: BindError (one line, exit status 2) if it cannot be opened.
+    """
+    if path is None:
+        return None
+    if path == "-":
+        return 2
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise BindError(
+            f"cannot write the access log {path}: {error.strerror}; choose another --access-log"
+        ) from None
 
 
 class AccessLog:

@@ -42,3 +42,12 @@ class AppError(Exception):
     """
 
     status = 500
+
+
+class BindError(Exception):
+    """An address cannot be listened on, or a log not be written: the user's to mend.
+
+    One line for the user, and exit status 2.
+    """
+
+    exit_status = 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from httpcore_srv.errors import ProtocolError
-from httpcore_srv.grammar import CONTENT_LENGTH, FIELD_LINES, HOST, TRANSFER_CODINGS
+from httpcore_srv.grammar import CONTENT_LENGTH, FIELD_LINES, TRANSFER_CODINGS, is_host
 from httpcore_srv.messages import FieldBlock
 from httpcore_srv.settings import HTTPLimits
 
@@ -139,7 +139,7 @@ def _check_host(host: str | None, minor: int) -> None:
         if minor > 0:
             raise ProtocolError(400, "no Host field" if host is None else "empty Host field")
         return
-    if not HOST.fullmatch(host):
+    if not is_host(host):
         raise ProtocolError(400, "Host is not host[:port]")
     if len(host) <= _MAX_REMEMBERED_LENGTH:
         if len(_valid_hosts) >= _MAX_REMEMBERED:

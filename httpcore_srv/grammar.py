@@ -14,6 +14,7 @@ those of the chunked coding, which work on the receive buffer itself.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Final
 
@@ -58,17 +59,21 @@ TRAILER_LINE: Final = re.compile(_FIELD_LINE.encode("latin-1"))
 # Wider: a `%` in a query need not be followed by two digits. Queries are handed on as they
 # are (PEP 3333), and typing `?q=100%` into a browser sends just that. In a path, which we do
 # decode, it is checked (`percent_decode`).
-_UNRESERVED_SUB_DELIMS: Final = r"A-Za-z0-9\-._~!$&'()*+,;="
-_PATH_CHAR: Final = rf"{_UNRESERVED_SUB_DELIMS}%:@/\[\]^`{{|}}"
+_HOST_CHAR: Final = r"A-Za-z0-9\-._~!$&'()*+;="  # unreserved / sub-delims, but for the comma
+_PATH_CHAR: Final = rf"{_HOST_CHAR},%:@/\[\]^`{{|}}"
 _PATH_QUERY: Final = rf"(/[{_PATH_CHAR}]*+)(?:\?([{_PATH_CHAR}?\\]*+))?+"
 
 # request-line = method SP request-target SP HTTP-version                  RFC 9112, 3
 # origin-form  = absolute-path [ "?" query ]                               RFC 9112, 3.2.1
 # HTTP-version = HTTP-name "/" DIGIT "." DIGIT                             RFC 9112, 2.3
 #
-# Narrower: only versions 1.0 and 1.1; this is the line that nearly every request has. All
-# others go through REQUEST_LINE, which finds out what is special or wrong.
-ORIGIN_REQUEST_LINE: Final = re.compile(rf"({_TOKEN}) ({_PATH_QUERY}) HTTP/1\.([01])")
+# Narrower: only versions 1.0 and 1.1, and methods of a sensible length; this is the line that
+# nearly every request has. All others go through REQUEST_LINE, which finds out what is special
+# or wrong.
+MAX_METHOD_LENGTH: Final = 32  # the longest registered one, UPDATEREDIRECTREF, has 17
+ORIGIN_REQUEST_LINE: Final = re.compile(
+    rf"([{_TCHAR}]{{1,{MAX_METHOD_LENGTH}}}+) ({_PATH_QUERY}) HTTP/1\.([01])"
+)
 
 # The outline of any request line, before the target is looked at. Exactly one SP at either
 # place: RFC 9112, 3 allows a lenient reading, and every lenient reading is one that a proxy in
@@ -85,17 +90,18 @@ ORIGIN_FORM: Final = re.compile(_PATH_QUERY)
 # Host        = uri-host [ ":" port ]                                      RFC 9110, 7.2
 #
 # Narrower: not empty (RFC 9110, 4.2.1 wants http URIs without a host rejected), no more than
-# 255 characters (a DNS name has 253) and five digits of port.
-# Wider: of an IPv6address only the alphabet is checked, digits, colons and dots; whether
-# they make an address is for whoever wants to connect to it. No zone identifiers (RFC 9110
-# does not have them).
+# 255 characters (a DNS name has 253) and five digits of port. No comma: no name has one, but
+# two Host fields that some proxy has joined do.
+# Wider: of an IPv6address only the alphabet is given here; `is_host` asks `ipaddress`
+# about the rest. No zone identifiers (RFC 9110 does not have them).
 _URI_HOST: Final = (
-    rf"(?:(?:[{_UNRESERVED_SUB_DELIMS}]|%[0-9A-Fa-f]{{2}}){{1,255}}+"
+    rf"(?:(?:[{_HOST_CHAR}]|%[0-9A-Fa-f]{{2}}){{1,255}}+"
     r"|\[[0-9A-Fa-f:.]{2,45}+\]"
-    rf"|\[[vV][0-9A-Fa-f]{{1,8}}+\.[{_UNRESERVED_SUB_DELIMS}:]{{1,64}}+\])"
+    rf"|\[[vV][0-9A-Fa-f]{{1,8}}+\.[{_HOST_CHAR}:]{{1,64}}+\])"
 )
 _HOST: Final = rf"{_URI_HOST}(?::[0-9]{{0,5}}+)?+"
-HOST: Final = re.compile(_HOST)
+_HOST_FIELD: Final = re.compile(_HOST)
+_IPV6_LITERAL: Final = re.compile(r"\[([0-9A-Fa-f:.]++)\]")
 
 # absolute-form = absolute-URI                                             RFC 9112, 3.2.2
 # absolute-URI  = scheme ":" hier-part [ "?" query ]                       RFC 3986, 4.3
@@ -136,6 +142,19 @@ TRANSFER_CODINGS: Final = re.compile(rf"{_TOKEN}(?:[ \t]*+,[ \t]*+{_TOKEN})*+")
 _QUOTED: Final = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
 _EXTENSION: Final = rf"[ \t]*+;[ \t]*+{_TOKEN}(?:[ \t]*+=[ \t]*+(?:{_TOKEN}|{_QUOTED}))?+"
 CHUNK_LINE: Final = re.compile(rf"([0-9A-Fa-f]{{1,16}}+)((?:{_EXTENSION})*+)\r\n".encode("latin-1"))
+
+
+def is_host(text: str) -> bool:
+    """Tell whether `text` is host[:port] as above, with a sound address in any brackets."""
+    if not _HOST_FIELD.fullmatch(text):
+        return False
+    if literal := _IPV6_LITERAL.match(text):
+        try:
+            ipaddress.IPv6Address(literal[1])
+        except ValueError:
+            return False
+    return True
+
 
 # pct-encoded = "%" HEXDIG HEXDIG                                          RFC 3986, 2.1
 _HEXDIGITS: Final = "0123456789abcdefABCDEF"

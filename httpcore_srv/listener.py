@@ -17,6 +17,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
+from httpcore_srv.errors import BindError
+
 TcpAddress: TypeAlias = tuple[str, int]
 """Host (a name, or an address without brackets) and port; port 0 takes a free one."""
 
@@ -28,12 +30,6 @@ Address: TypeAlias = TcpAddress | UnixAddress
 # struct tcp_info (linux/tcp.h): eight bytes, then tcpi_rto, tcpi_ato, tcpi_snd_mss,
 # tcpi_rcv_mss, tcpi_unacked. On a listening socket tcpi_unacked is the accept queue.
 _UNACKED: Final = struct.Struct("=24xI")
-
-
-class BindError(Exception):
-    """An address cannot be listened on. One line for the user, exit status 2."""
-
-    exit_status = 2
 
 
 class Listeners:
@@ -135,9 +131,7 @@ def _make_socket(address: Address) -> socket.socket:
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
     """Return family and numeric address; IPv4 where a name has both (`localhost`)."""
-    found = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     family, _, _, _, sockaddr = found[0]
     return family, str(sockaddr[0])

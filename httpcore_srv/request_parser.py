@@ -25,9 +25,11 @@ from httpcore_srv.fields import parse_fields
 from httpcore_srv.grammar import (
     ABSOLUTE_FORM,
     AUTHORITY_FORM,
+    MAX_METHOD_LENGTH,
     ORIGIN_FORM,
     ORIGIN_REQUEST_LINE,
     REQUEST_LINE,
+    is_host,
     percent_decode,
 )
 from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, FieldBlock, Message, RequestHead
@@ -61,8 +63,6 @@ class HTTPRequest:
         "_block",
         "_data",
         "_eof",
-        "_fields",
-        "_fields_minor",
         "_head",
         "_limits",
         "_line",
@@ -82,11 +82,9 @@ class HTTPRequest:
         self._eof = False
         self._reader: BodyReader | None = None  # a body is being read (or: broken)
         # The last head, for clients that send the same again on their connection.
-        self._line: RequestLine | None = None
-        self._fields: FieldBlock | None = None
-        self._fields_minor = 1
-        self._block = b""  # its header section with the empty line
         self._head: RequestHead | None = None
+        self._line: RequestLine | None = None
+        self._block = b""  # its header section with the empty line; empty: not kept
         # How far an unfinished head has been looked through. Offsets from its first octet.
         self._scanned = 0
         self._line_start = 0  # where the line that is not complete yet begins
@@ -198,8 +196,8 @@ class HTTPRequest:
                 return None
             stop = end + 4
             head = _make_head(line, _judge_fields(data[start : end + 2], line[4], limits))
-            self._block = data[start:stop]
-        self._head = head if len(self._block) <= _MAX_REMEMBERED_FIELDS_BYTES else None
+            self._block = data[start:stop] if stop - start <= _MAX_REMEMBERED_FIELDS_BYTES else b""
+        self._head = head if self._block else None
         self._line = line
 
         if stop == len(data):
@@ -275,7 +273,7 @@ class HTTPRequest:
         limits = self._limits
         if self._line_end:
             return ProtocolError(431, f"header section above {limits.max_header_bytes} bytes")
-        line = self._data[self._pos : self._pos + limits.max_method_bytes + 1]
+        line = self._data[self._pos : self._pos + MAX_METHOD_LENGTH + 1]
         if b" " not in line:
             return ProtocolError(400, "not a request line: no end of a method")
         return ProtocolError(414, f"request line above {limits.max_request_line_bytes} bytes")
@@ -351,7 +349,7 @@ def _judge_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
     """Parse a request line of whatever length, and remember it if it is short."""
     if len(raw) > limits.max_request_line_bytes:
         raise ProtocolError(414, f"request line above {limits.max_request_line_bytes} bytes")
-    line = parse_request_line(raw, limits)
+    line = parse_request_line(raw)
     if len(raw) <= _MAX_REMEMBERED_LINE_BYTES:
         if len(_known_lines) >= _MAX_REMEMBERED_LINES:
             _known_lines.clear()
@@ -359,7 +357,7 @@ def _judge_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
     return line
 
 
-def parse_request_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
+def parse_request_line(raw: bytes) -> RequestLine:
     """Parse a request line without its CRLF (RFC 9112 section 3).
 
     Raises: ProtocolError: 501 for CONNECT and for an overlong method, 505 for another major
@@ -368,15 +366,14 @@ def parse_request_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
     text = raw.decode("latin-1")
     match = ORIGIN_REQUEST_LINE.fullmatch(text)
     if match is None:
-        return _parse_rare_line(text, limits)
+        return _parse_rare_line(text)
     method, target, path, query, minor = match.groups()
-    _check_method(method, limits)
     if method == "CONNECT":
         raise ProtocolError(400, "CONNECT without host:port")
     return method, target, _decoded(path), query or "", int(minor), None
 
 
-def _parse_rare_line(text: str, limits: HTTPLimits) -> RequestLine:
+def _parse_rare_line(text: str) -> RequestLine:
     """Parse what is no origin-form with version 1.0 or 1.1, or say what is wrong with it."""
     match = REQUEST_LINE.fullmatch(text)
     if match is None:
@@ -384,7 +381,9 @@ def _parse_rare_line(text: str, limits: HTTPLimits) -> RequestLine:
         # and an answer without a status line would be read as anything.
         raise ProtocolError(400, "malformed request line")
     method, target, major, minor = match.groups()
-    _check_method(method, limits)
+    if len(method) > MAX_METHOD_LENGTH:
+        # RFC 9112, 3: longer than any that the server implements.
+        raise ProtocolError(501, f"method above {MAX_METHOD_LENGTH} bytes")
     if major != "1":
         raise ProtocolError(505, f"HTTP/{major}.{minor}")
     # RFC 9110, 2.5: a minor version above ours is treated as the highest one we have.
@@ -398,7 +397,8 @@ def _parse_rare_line(text: str, limits: HTTPLimits) -> RequestLine:
     if match := ORIGIN_FORM.fullmatch(target):
         path, query = match.groups()
         return method, target, _decoded(path), query or "", minor_number, None
-    if match := ABSOLUTE_FORM.fullmatch(target):
+    match = ABSOLUTE_FORM.fullmatch(target)
+    if match is not None and is_host(match[1]):
         authority, path, query, query_alone = match.groups()
         query = query or query_alone or ""
         if path is None and query_alone is None and method == "OPTIONS":
@@ -408,12 +408,6 @@ def _parse_rare_line(text: str, limits: HTTPLimits) -> RequestLine:
             decoded = _decoded(path or "/")
         return method, target, decoded, query, minor_number, authority
     raise ProtocolError(400, "invalid request target")
-
-
-def _check_method(method: str, limits: HTTPLimits) -> None:
-    """Refuse a method that nobody can have meant (RFC 9112 section 3)."""
-    if len(method) > limits.max_method_bytes:
-        raise ProtocolError(501, f"method above {limits.max_method_bytes} bytes")
 
 
 def _decoded(path: str) -> str:

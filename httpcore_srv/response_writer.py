@@ -228,6 +228,4 @@ def _warn_hop_by_hop(name: str) -> None:
     """Say once per name that the server, not the application, decides about it."""
     if name.lower() not in _warned:
         _warned.add(name.lower())
-        log.warning(
-            "response header %s is hop-by-hop and was dropped (PEP 3333)", name
-        )
+        log.warning("response header %s is hop-by-hop and was dropped (PEP 3333)", name)

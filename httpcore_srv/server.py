@@ -137,6 +137,12 @@ class HTTPServer:
         if self.pool.busy < self.max_threads:
             self.loop.post(self._serve_waiting)
 
+    def wait_for_turn(self, stream: Stream) -> None:
+        """Let the others go first: the stream has pipelined many requests."""
+        stream.park()
+        self._waiting.append(stream)
+        self.loop.post(self._serve_waiting)
+
     def give_away(self, stream: Stream, *, only_free: bool) -> bool:
         """Hand the connection to a sibling. False: it stays."""
         if stream.hops >= parcel.MAX_HOPS and only_free:
@@ -343,9 +349,7 @@ class HTTPServer:
             self.access_log.flush()
         loop.retry_s = RETRY_S if self._waiting else self.departure.retry_s
         with pool.lock:
-            self.slot.publish(
-                now_ns, pool.busy, len(self._waiting), len(self.streams), pool.alive
-            )
+            self.slot.publish(now_ns, pool.busy, len(self._waiting), len(self.streams), pool.alive)
             self.dispatcher.flush()
 
     def _publish_moves(self) -> None:

@@ -19,10 +19,6 @@ class HTTPLimits:
     """Request line without its CRLF; beyond: 414. RFC 9112 section 3 asks for 8000 at
     least; 8190 is Apache's LimitRequestLine."""
 
-    max_method_bytes: int = 32
-    """Beyond: 501 (RFC 9112 section 3). The longest registered one, UPDATEREDIRECTREF,
-    has 17."""
-
     max_header_bytes: int = 65536
     """All field lines with their CRLF, without request line and empty line; beyond:
     431. Node allows 16 KiB, Apache 100 fields of 8190; big cookies and Kerberos

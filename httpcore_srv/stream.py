@@ -36,6 +36,7 @@ log = logging.getLogger("smart_http.worker")
 
 RECEIVE_BYTES: Final = 65536  # one recv(2); the largest head and many a body fit in it
 SENDFILE_BYTES: Final = 1 << 20  # one sendfile(2), so that a fast client cannot hold the loop
+PIPELINE_RUN: Final = 64  # requests of one client in a row before the others have a turn
 LINGER_BYTES: Final = 1 << 20  # read and dropped after an error response, at most
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROTOCOLS: Final = ("HTTP/1.0", "HTTP/1.1")
@@ -136,8 +137,7 @@ class Stream:
         try:
             data = self._receive(RECEIVE_BYTES, DONTWAIT)
         except BlockingIOError:
-            self._watch(EPOLLIN)
-            return False
+            return self.idle()
         except OSError as error:
             self._gone(error)
             return False
@@ -147,28 +147,33 @@ class Stream:
         return self.received(data)
 
     def received(self, data: bytes | None) -> bool:
-        """Take in bytes of a request; run what is whole. True: the baton was lost.
+        """Take in bytes of requests; run what is whole. True: the baton was lost.
 
         data: None to go on with what has been received before.
         """
         connection = self.connection
-        try:
-            request = connection.next_request() if data is None else connection.receive(data)
-            while request is not None:
-                self._request = request
-                if self._run():
-                    return True
-                if self.mode or not connection.has_unread:
-                    return False
-                request = connection.next_request()
-        except ProtocolError as error:
-            self._refuse(error)
-            return False
-        except OSError as error:
-            log.error("%s: cannot keep a request body: %s", self.peer or "unix", error)
-            self._refuse(ProtocolError(503, "no room for a request body"))
-            return False
-        self._wait_for_more()
+        for _ in range(PIPELINE_RUN):
+            try:
+                request = connection.next_request() if data is None else connection.receive(data)
+            except ProtocolError as error:
+                self._refuse(error)
+                return False
+            except OSError as error:
+                log.error("%s: cannot keep a request body: %s", self.peer or "unix", error)
+                self._refuse(ProtocolError(503, "no room for a request body"))
+                return False
+            if request is None:
+                self._wait_for_more()
+                return False
+            self._request = request
+            if self._run():
+                return True
+            if self.mode or not connection.has_unread:
+                return False
+            data = None
+        # Whoever pipelines without end goes to the end of the queue. Parked, so that
+        # nothing more is read before what is here has been answered.
+        self._server.wait_for_turn(self)
         return False
 
     def resume(self) -> bool:
@@ -176,7 +181,11 @@ class Stream:
         if self.mode is not Mode.WAITING:
             return False
         self.mode = READING
-        return self._run() if self._request is not None else self.on_event(EPOLLIN)
+        if self._request is None and not self.connection.has_unread:
+            return self.on_event(EPOLLIN)
+        if self._request is not None and self._run():
+            return True
+        return self._go_on()
 
     def responded(self) -> None:
         """The response has been given to the socket or the outbox: go on."""
@@ -202,9 +211,7 @@ class Stream:
         True: the baton was lost, to a request that was pipelined behind it.
         """
         self.responded()
-        if self.mode or not self.connection.has_unread:
-            return False
-        return self.received(None)
+        return self._go_on()
 
     def idle(self) -> bool:
         """Watch for the next request. Returns False: no baton is lost here.
@@ -284,6 +291,12 @@ class Stream:
         """Nobody took it: watch again, unless it waits for a thread."""
         if self.mode is READING:
             self._watch(EPOLLIN)
+
+    def _go_on(self) -> bool:
+        """Take up what was pipelined. True: the baton was lost."""
+        if self.mode or not self.connection.has_unread:
+            return False
+        return self.received(None)
 
     def _run(self) -> bool:
         """Give the whole request to the application, now or when a thread is free."""

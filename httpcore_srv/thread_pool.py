@@ -54,7 +54,6 @@ class ThreadPool:
         self._start_thread = start_thread
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._serial = 0
-        self._closed = False
 
     def submit(self, job: Job) -> None:
         """Run a request's `job` on a pool thread. The leader, after seeing a free thread."""
@@ -96,7 +95,6 @@ class ThreadPool:
 
     def close(self) -> None:
         """Let every thread that waits, now or later, leave. The last leader, once."""
-        self._closed = True
         with self.lock:
             alive = self.alive
         for _ in range(alive):

@@ -1,0 +1,339 @@
+"""Every option, once: click's parameters, the environment, `--check` and the README's table
+are all made from `OPTIONS`. What comes out is one frozen `Options`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from . import values
+from .bind import Bind, parse_bind, parse_binds, parse_port
+from .target import Target, parse_target
+
+ENVIRONMENT_PREFIX: Final = "SMART_HTTP_"
+
+# The manager's own bounds (spm/settings.py): a slot costs two descriptors in every process.
+MOST_WORKERS: Final = 512
+_MOST_THREADS: Final = 1024
+_DAY_S: Final = 86_400.0
+DEFAULT_MAX_THREADS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class OptionSpec:
+    """One option: how it is typed, read, explained, and what it is when not given.
+
+    name: as typed, without the dashes.
+    field: its field of `Options`; empty where another option's field takes the value.
+    metavar: the value's place holder; empty for a switch.
+    read: text -> value, or UsageError.
+    default: as it would be typed; empty for none.
+    default_text: what to print for the default where that says more.
+    """
+
+    name: str
+    field: str
+    section: str
+    metavar: str
+    read: Callable[[str], object]
+    default: str
+    help: str
+    default_text: str = ""
+    short: str = ""
+    opposite: str = ""
+    read_list: Callable[[str], tuple[object, ...]] | None = None
+
+    @property
+    def flag(self) -> str:
+        """The option as typed: `--max-body`."""
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that stands for it: `SMART_HTTP_MAX_BODY`."""
+        return ENVIRONMENT_PREFIX + self.name.upper().replace("-", "_")
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the option is given without a value."""
+        return not self.metavar
+
+    def shown_default(self) -> str:
+        """Return the default as help and README print it."""
+        return self.default_text or self.default
+
+
+APPLICATION: Final = "Application"
+LISTENING: Final = "Listening"
+WORKERS: Final = "Workers and threads"
+TIMEOUTS: Final = "Timeouts"
+LIMITS: Final = "Limits"
+OPERATIONS: Final = "Logging and operations"
+SECTIONS: Final = (APPLICATION, LISTENING, WORKERS, TIMEOUTS, LIMITS, OPERATIONS)
+
+OPTIONS: Final[tuple[OptionSpec, ...]] = (
+    OptionSpec(
+        "lode",
+        "target",
+        APPLICATION,
+        "TARGET",
+        parse_target,
+        "",
+        "The application: '--lode:MODULE->CALLABLE', --lode MODULE:CALLABLE, or MODULE:CALLABLE"
+        " alone. MODULE:make() calls a factory.",
+        default_text="required",
+    ),
+    OptionSpec(
+        "chdir",
+        "directory",
+        APPLICATION,
+        "DIR",
+        values.directory,
+        ".",
+        "The directory to go to and to import the application from.",
+        default_text="the current one",
+    ),
+    OptionSpec(
+        "no-preload",
+        "preload",
+        APPLICATION,
+        "",
+        values.switch_off,
+        "no",
+        "Import the application in every worker, not once in a template that they share.",
+        opposite="preload",
+    ),
+    OptionSpec(
+        "bind",
+        "binds",
+        LISTENING,
+        "ADDRESS",
+        parse_bind,
+        "127.0.0.1:8080",
+        "Where to listen: HOST:PORT, [IPV6]:PORT, :PORT for all interfaces, unix:PATH; port 0"
+        " takes a free one. May be repeated (in the environment: separated by commas).",
+        short="b",
+        read_list=parse_binds,
+    ),
+    OptionSpec(
+        "port",
+        "",
+        LISTENING,
+        "N",
+        parse_port,
+        "",
+        "Short for --bind 127.0.0.1:N.",
+    ),
+    OptionSpec(
+        "backlog",
+        "backlog",
+        LISTENING,
+        "N",
+        values.count(1, 65_535),
+        "2048",
+        "Connections that the kernel may hold until a worker accepts them"
+        " (net.core.somaxconn caps it).",
+    ),
+    OptionSpec(
+        "min-workers",
+        "min_workers",
+        WORKERS,
+        "N",
+        values.count(1, MOST_WORKERS),
+        "1",
+        "Worker processes that stay when there is nothing to do.",
+    ),
+    OptionSpec(
+        "max-workers",
+        "max_workers",
+        WORKERS,
+        "N",
+        values.count(1, MOST_WORKERS),
+        "",
+        "Worker processes at the most.",
+        default_text="2 x cores, at least 4",
+    ),
+    OptionSpec(
+        "min-threads",
+        "min_threads",
+        WORKERS,
+        "N",
+        values.count(1, _MOST_THREADS),
+        "1",
+        "Threads of each worker that stay when there is nothing to do.",
+    ),
+    OptionSpec(
+        "max-threads",
+        "max_threads",
+        WORKERS,
+        "N",
+        values.count(1, _MOST_THREADS),
+        "",
+        "Threads of each worker at the most; 1 for an application that is not thread-safe.",
+        default_text=str(DEFAULT_MAX_THREADS),
+    ),
+    OptionSpec(
+        "keep-alive",
+        "keep_alive_s",
+        TIMEOUTS,
+        "SECONDS",
+        values.seconds(0.1, _DAY_S, zero="off"),
+        "75",
+        "How long an idle connection is kept open for its next request; 0 closes after each.",
+    ),
+    OptionSpec(
+        "header-timeout",
+        "header_timeout_s",
+        TIMEOUTS,
+        "SECONDS",
+        values.seconds(0.1, _DAY_S),
+        "15",
+        "How long a request's head may take to arrive, from its first byte.",
+    ),
+    OptionSpec(
+        "body-timeout",
+        "body_timeout_s",
+        TIMEOUTS,
+        "SECONDS",
+        values.seconds(0.1, _DAY_S),
+        "30",
+        "How long to wait between two pieces of a request's body.",
+    ),
+    OptionSpec(
+        "write-timeout",
+        "write_timeout_s",
+        TIMEOUTS,
+        "SECONDS",
+        values.seconds(0.1, _DAY_S),
+        "60",
+        "How long a client may take nothing of its response.",
+    ),
+    OptionSpec(
+        "graceful-timeout",
+        "graceful_timeout_s",
+        TIMEOUTS,
+        "SECONDS",
+        values.seconds(0.1, _DAY_S),
+        "30",
+        "How long running requests may take to finish after SIGTERM, or in a worker that leaves.",
+    ),
+    OptionSpec(
+        "max-body",
+        "max_body_bytes",
+        LIMITS,
+        "BYTES",
+        values.size(1, 1 << 50, zero="no limit"),
+        "1g",
+        "The largest request body (413 beyond); k, m, g are understood; 0 for no limit.",
+    ),
+    OptionSpec(
+        "max-header-bytes",
+        "max_header_bytes",
+        LIMITS,
+        "BYTES",
+        values.size(256, 16 << 20),
+        "64k",
+        "All header lines of one request together (431 beyond).",
+    ),
+    OptionSpec(
+        "max-headers",
+        "max_headers",
+        LIMITS,
+        "N",
+        values.count(1, 10_000),
+        "100",
+        "The most header fields in one request (431 beyond).",
+    ),
+    OptionSpec(
+        "log-level",
+        "log_level",
+        OPERATIONS,
+        "LEVEL",
+        values.log_level,
+        "info",
+        "How much to say on standard error: debug, info, warning, error or critical.",
+    ),
+    OptionSpec(
+        "access-log",
+        "access_log",
+        OPERATIONS,
+        "FILE",
+        values.output_file_or_stderr,
+        "",
+        "A line for every request; - is standard error.",
+        default_text="off",
+    ),
+    OptionSpec(
+        "pid",
+        "pid_file",
+        OPERATIONS,
+        "FILE",
+        values.output_file,
+        "",
+        "Write the manager's process id here; removed at the end.",
+        default_text="none",
+    ),
+    OptionSpec(
+        "metrics-interval",
+        "metrics_interval_s",
+        OPERATIONS,
+        "SECONDS",
+        values.seconds(0.1, _DAY_S, zero="off"),
+        "0",
+        "Print the readout (Total, Busy, Idle, KillPending ...) on standard error this often.",
+        default_text="off",
+    ),
+    OptionSpec(
+        "check",
+        "check",
+        OPERATIONS,
+        "",
+        values.switch,
+        "no",
+        "Load the application, print the settings in force, and end.",
+        default_text="no",
+    ),
+)
+
+BY_NAME: Final[Mapping[str, OptionSpec]] = {spec.name: spec for spec in OPTIONS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything that was decided before the server starts. Units stand in the names.
+
+    directory: absolute; where the application is imported from.
+    max_body_bytes: 0 for no limit.
+    keep_alive_s: 0 for none. metrics_interval_s: 0 for no readout.
+    access_log: absolute path, `-` for standard error, None for none.
+    pid_file: absolute path or None.
+    notices: lines to print on standard error before the server starts.
+    sources: option name -> where its value came from, in words.
+    """
+
+    target: Target
+    directory: str
+    preload: bool
+    binds: tuple[Bind, ...]
+    backlog: int
+    min_workers: int
+    max_workers: int
+    min_threads: int
+    max_threads: int
+    keep_alive_s: float
+    header_timeout_s: float
+    body_timeout_s: float
+    write_timeout_s: float
+    graceful_timeout_s: float
+    max_body_bytes: int
+    max_header_bytes: int
+    max_headers: int
+    log_level: str
+    access_log: str | None
+    pid_file: str | None
+    metrics_interval_s: float
+    check: bool
+    notices: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -1,0 +1,138 @@
+"""The first and the last steps of a forked process: template and worker alike."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Final, NoReturn
+
+from .lifeline import Lifeline
+from .scoreboard import Scoreboard
+from .siblings import Inboxes, Siblings
+from .slot import Slot
+
+Serve = Callable[[Slot, Lifeline, Siblings], None]
+Boot = Callable[[], Serve]
+
+_log = logging.getLogger("smart_http.spm")
+
+# What an operator, a terminal or a service manager sends to the whole group. The manager
+# got it as well and will tell us what to do, in the right order; so it does nothing here.
+# A handler and not SIG_IGN: an ignored signal stays ignored through exec, and a program
+# that the application starts must be endable.
+_COORDINATED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MESSAGE_LIMIT: Final = 20_000
+
+
+def _leave_it_to_the_manager(number: int, frame: FrameType | None) -> None:
+    """Do nothing (see _COORDINATED_SIGNALS)."""
+
+
+def reset_signals() -> None:
+    """Forget the parent's signal handling, then let signals in (see signals_held)."""
+    # The pipe behind it is the parent's: a signal to us would be told to the parent.
+    signal.set_wakeup_fd(-1)
+    for number in _COORDINATED_SIGNALS:
+        signal.signal(number, _leave_it_to_the_manager)
+    # Whoever ignores SIGCHLD lets the kernel reap, and no exit status is ever seen.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _COORDINATED_SIGNALS)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold signals back around a fork.
+
+    A signal that arrives in the child before it has replaced the parent's handlers would
+    be written to the parent's wake-up pipe and be acted upon by the wrong process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _COORDINATED_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def flush_stdio() -> None:
+    """Empty the buffers of stdout and stderr; a reader that is gone is no error here."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            _log.debug("flush: %s", error)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process without returning into the stack of the process it was forked from."""
+    # os._exit, because sys.exit would unwind through the parent's frames, copied here by
+    # fork, and run their `finally` clauses a second time. It skips the exit functions, and
+    # those are the application's (closing pools, flushing reports), so they run here.
+    # There is no public name for it.
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:  # noqa: BLE001 - the last edge of the process
+        status = status or 1
+        _log.exception("an exit function failed")
+    flush_stdio()
+    os._exit(status)
+
+
+def describe_failure(error: BaseException) -> tuple[str, int | None]:
+    """Return the message of a failed boot and the exit status it asks for."""
+    status = getattr(error, "exit_status", None)
+    if isinstance(status, int):
+        return str(error)[:_MESSAGE_LIMIT], status
+    lines = traceback.format_exception(error)
+    message = f"the application could not be loaded: {error!r}\n{''.join(lines).rstrip()}"
+    return message[:_MESSAGE_LIMIT], None
+
+
+def run_worker(
+    boot: Boot,
+    scoreboard: Scoreboard,
+    inboxes: Inboxes,
+    lifeline: Lifeline,
+    index: int,
+    incarnation: int,
+    stale_ns: int,
+) -> NoReturn:
+    """Be a worker: boot, serve, end. Runs in the new process and never returns.
+
+    boot: what returns the function that serves; with preload it has run already and
+        this only returns its result.
+    """
+    status = 1
+    try:
+        inboxes.keep_only_reader(index)
+        slot = Slot(scoreboard, index, incarnation)
+        slot.started()
+        siblings = Siblings(inboxes, scoreboard, index, stale_ns=stale_ns)
+        serve = _boot_or_tell(boot, lifeline)
+        if serve is not None:
+            serve(slot, lifeline, siblings)
+            status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # noqa: BLE001 - the edge of the process
+        _log.exception("worker %d (slot %d) failed", os.getpid(), index)
+    finally:
+        leave(status)
+
+
+def _boot_or_tell(boot: Boot, lifeline: Lifeline) -> Serve | None:
+    try:
+        return boot()
+    except BaseException as error:  # noqa: BLE001 - imports may raise anything, SystemExit too
+        message, exit_status = describe_failure(error)
+        news = {"boot_failed": message, "exit_status": exit_status}
+        lifeline.tell(json.dumps(news).encode())
+        return None

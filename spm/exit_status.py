@@ -1,0 +1,51 @@
+"""How a process ended, in words."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """An exit status, or the signal that ended the process (then status is 0)."""
+
+    status: int = 0
+    signal: int = 0
+
+    @classmethod
+    def of(cls, result: os.waitid_result) -> ExitStatus:
+        """Return what waitid(2) tells."""
+        if result.si_code == os.CLD_EXITED:
+            return cls(status=result.si_status)
+        return cls(signal=result.si_status)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the process ended by itself and was content."""
+        return self.status == 0 and self.signal == 0
+
+    def __str__(self) -> str:
+        if not self.signal:
+            return f"exit status {self.status}"
+        try:
+            name = signal.Signals(self.signal).name
+        except ValueError:
+            name = f"signal {self.signal}"
+        # The kernel's out-of-memory killer leaves no other trace that we could read.
+        hint = ", perhaps out of memory" if self.signal == signal.SIGKILL else ""
+        return f"killed by {name}{hint}"
+
+
+def collect(pidfd: int) -> ExitStatus | None:
+    """Reap the process and return how it ended; None if that is not known (yet).
+
+    None, too, for a process that is not our child: whoever forked it reaps it. WNOHANG:
+    the caller was told by the pidfd and must never wait here.
+    """
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return None if result is None else ExitStatus.of(result)

@@ -1,0 +1,516 @@
+"""SPM, the Smart Process Manager: observe, decide, act.
+
+    signals, pokes, deaths, news of templates        (events: react at once)
+            |
+            v
+    every tick: fleet.look -> observer.look -> decide -> act     (100 ms; 1 s when quiet)
+
+Single-threaded, and it never imports the application: it can always fork, and nothing
+that the application does can stop it. No other process can make it wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from . import child
+from .control import ControlServer
+from .errors import BootFailed, WorkerBootError
+from .events import (
+    Event,
+    ForkFailed,
+    SignalCame,
+    TemplateEnded,
+    TemplateFailed,
+    TemplateReady,
+    WorkerBootFailed,
+    WorkerEnded,
+    WorkerForked,
+    WorkerPoked,
+    WorkerReaped,
+)
+from .exit_status import ExitStatus
+from .fleet import Fleet
+from .observer import Observer
+from .pid_file import PidFile
+from .policy import Actions, Memory, Policy, WorkerState, decide
+from .ports import OperatingSystem
+from .readout import Readout
+from .reload import Phase, Reload
+from .scoreboard import SHUTDOWN_NOW, SHUTDOWN_STOP, Scoreboard
+from .settings import SPMS
+from .shutdown import Shutdown, Step
+from .siblings import Inboxes
+from .system import System
+from .templates import TemplateHandle, Templates, TemplateState
+
+_log = logging.getLogger("smart_http.spm")
+_metrics_log = logging.getLogger("smart_http.metrics")
+
+_NS: Final = 1_000_000_000
+_MS: Final = 1_000_000
+_TICK_NS: Final = 100 * _MS
+_QUIET_TICK_NS: Final = 1 * _NS
+# While something waits: often enough to see within 75 ms that it has waited for 50.
+_WAITING_TICK_NS: Final = 25 * _MS
+# Pokes are answered at most this often, however many come.
+_POKE_GAP_NS: Final = 20 * _MS
+# How long idle keep-alive connections are still answered while the server stops: longer
+# than most clients pause between requests, but who presses Ctrl+C sits there and waits.
+_LINGER_MS: Final = 2000
+_INTERACTIVE_LINGER_MS: Final = 300
+# So many new workers in a row that do not come up, and a reload is given up.
+_RELOAD_PATIENCE: Final = 3
+_TEMPLATE_PATIENCE: Final = 5
+# For the kernel to end a process that got SIGKILL.
+_LAST_PATIENCE_S: Final = 2.0
+
+SystemFactory = Callable[[child.Boot, Scoreboard, Inboxes, SPMS], OperatingSystem]
+
+
+def _real_system(
+    boot: child.Boot, scoreboard: Scoreboard, inboxes: Inboxes, settings: SPMS
+) -> OperatingSystem:
+    stale_ns = int(settings.heartbeat_stale_s * _NS)
+    return System(boot, scoreboard, inboxes, preload=settings.preload, stale_ns=stale_ns)
+
+
+class SPM:
+    """The manager of one server.
+
+    settings: the limits.
+    boot: imports the application and returns what serves it in a worker; runs in the
+        template (or, without preload, in each worker), never here. An exception with an
+        int `exit_status` is a message for the user; any other is shown with its traceback.
+    listen: binds and listens, once the application is known to load.
+    accept_queue: how many connections wait to be accepted.
+    release: closes the listeners and removes their files; at the very end.
+    describe: what the readout shows of the server; `binds` is a list of addresses.
+    """
+
+    def __init__(
+        self,
+        settings: SPMS,
+        *,
+        boot: child.Boot,
+        listen: Callable[[], None],
+        accept_queue: Callable[[], int],
+        release: Callable[[], None],
+        describe: Callable[[], Mapping[str, object]],
+        system_factory: SystemFactory = _real_system,
+    ) -> None:
+        self._settings = settings
+        self._listen = listen
+        self._release = release
+        self._describe = describe
+        self._scoreboard = Scoreboard(settings.slots, settings.max_threads)
+        try:
+            self._inboxes = Inboxes(settings.slots)
+        except OSError as error:
+            needed = 2 * settings.slots
+            raise BootFailed(
+                f"{settings.max_workers} workers need {needed} descriptors: {error.strerror}"
+            ) from error
+        self._system = system_factory(boot, self._scoreboard, self._inboxes, settings)
+        self._policy = Policy.of(settings, self._system.usable_cores)
+        self._fleet = Fleet(settings, self._scoreboard, self._inboxes, self._system)
+        self._templates = Templates(self._system)
+        self._observer = Observer(
+            settings, self._scoreboard, self._fleet, self._system, accept_queue, describe
+        )
+        self._reload = Reload()
+        self._shutdown = Shutdown()
+        self._control = ControlServer(self._system, {"status": lambda: self.readout().as_dict()})
+        self._pid_file = PidFile(settings.pid_file) if settings.pid_file else None
+        self._memory = Memory()
+        self._last: Actions | None = None
+        self._generation = 1
+        self._newest_generation = 1
+        self._next_tick_ns = 0
+        self._ticked_ns = 0
+        self._queued_ticks = 0
+        self._metrics_ns = 0
+        self._failure: BootFailed | None = None
+        self._serving = False
+
+    def run(self) -> int:
+        """Serve until somebody stops the server; return the exit status.
+
+        Raises: BootFailed if it cannot start, or if no worker ever comes up; then, too,
+            nothing is left behind. Only in the main thread.
+        """
+        try:
+            self._system.open()
+            if self._start():
+                while not self.step(self._next_wait_s()):
+                    pass
+        finally:
+            self._end_templates()
+            self._clean_up()
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    def step(self, timeout_s: float) -> bool:
+        """Wait for news, handle them, and tick if it is time; True when all is over."""
+        for event in self._system.wait(timeout_s):
+            self._handle(event)
+        if self._system.now_ns() >= self._next_tick_ns:
+            self._tick()
+        return self._shutdown.asked and not len(self._fleet)
+
+    def readout(self) -> Readout:
+        """Return all numbers as they are now."""
+        self._fleet.look()
+        return self._observer.readout(self._generation, self._reload, self._last)
+
+    # --- start and end -------------------------------------------------------------
+
+    def _start(self) -> bool:
+        """Load the application, then bind: a broken application never opens a port.
+
+        False: somebody stopped us meanwhile.
+        """
+        self._scoreboard.set_generation(self._generation)
+        template = self._templates.start(self._generation)
+        while template.state is TemplateState.LOADING:
+            for event in self._system.wait(1.0):
+                self._handle(event)
+            if self._shutdown.asked:
+                self._templates.kill(template)
+                return False
+            if self._templates.find(template.number) is None:
+                raise BootFailed(template.message, template.exit_status or 2)
+        try:
+            self._listen()
+        except Exception as error:
+            status = getattr(error, "exit_status", None)
+            if not isinstance(status, int):
+                raise
+            raise BootFailed(str(error), status) from error
+        if self._pid_file is not None:
+            self._pid_file.claim()
+        self._control.open(self._settings.control_path)
+        self._serving = True
+        self._metrics_ns = self._system.now_ns()
+        return True
+
+    def _end_templates(self) -> None:
+        """Let the templates end, and end those that do not. Bounded in time."""
+        for handle in self._templates.all():
+            self._system.stop_template(handle.number)
+            if handle.state is TemplateState.LOADING:
+                self._templates.kill(handle)
+        for patience_s in (self._settings.kill_after_s, _LAST_PATIENCE_S):
+            deadline_ns = self._system.now_ns() + int(patience_s * _NS)
+            while len(self._templates) and self._system.now_ns() < deadline_ns:
+                for event in self._system.wait((deadline_ns - self._system.now_ns()) / _NS):
+                    self._handle(event)
+            for handle in self._templates.all():
+                self._templates.kill(handle)
+
+    def _clean_up(self) -> None:
+        self._control.close()
+        if self._pid_file is not None:
+            self._pid_file.release()
+        self._fleet.close()
+        self._system.close()
+        self._inboxes.close()
+        self._release()
+
+    # --- the tick --------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now_ns = self._system.now_ns()
+        self._ticked_ns = now_ns
+        self._scoreboard.beat(now_ns)
+        self._fleet.look()
+        late = self._fleet.enforce_deadlines()
+        self._fleet.write_overdue_obituaries()
+        self._fleet.sweep_mail()
+        self._control.drop_late()
+        self._system.reap_strays()
+        pending = True
+        if self._shutdown.asked:
+            self._insist(now_ns)
+        elif self._serving:
+            pending = self._observe_decide_act(now_ns) or late
+            self._advance_reload()
+            self._nudge_if_queued()
+            self._write_metrics(now_ns)
+        self._retire_templates()
+        self._schedule(now_ns, pending=pending)
+
+    def _observe_decide_act(self, now_ns: int) -> bool:
+        """The middle of it all; returns whether something had to be put off."""
+        template = self._templates.ready_for(self._generation)
+        seen = self._observer.look(
+            self._generation, self._reload, self._memory, can_spawn=template is not None
+        )
+        actions = decide(seen, self._policy, now_ns / _NS)
+        self._memory, self._last = actions.memory, actions
+        self._scoreboard.set_target(actions.wanted)
+        self._act(actions, template)
+        loading = self._templates.keep_one_for(self._generation)
+        return actions.pending or loading
+
+    def _act(self, actions: Actions, template: TemplateHandle | None) -> None:
+        if actions.give_up:
+            self._fail(WorkerBootError(f"gave up: {actions.why}"))
+            return
+        for slot in actions.revive:
+            self._fleet.revive(slot)
+        spawned = 0
+        if actions.spawn and template is not None:
+            spawned = self._fleet.spawn(template.number, self._generation, actions.spawn)
+        for handle in [h for h in self._fleet if h.slot in actions.retire]:
+            self._fleet.drain(handle)
+        did = {
+            "spawn": spawned,
+            "take back": len(actions.revive),
+            "retire": len(actions.retire),
+        }
+        if any(did.values()):
+            what = ", ".join(f"{word} {count}" for word, count in did.items() if count)
+            _log.info("%s: %s (Total %d)", what, actions.why, len(self._fleet))
+
+    def _next_wait_s(self) -> float:
+        return max(0, self._next_tick_ns - self._system.now_ns()) / _NS
+
+    def _schedule(self, now_ns: int, *, pending: bool) -> None:
+        quiet = not (
+            pending
+            or self._observer.active
+            or self._reload.phase is not Phase.IDLE
+            or len(self._fleet) != self._settings.min_workers
+            or any(handle.state is not WorkerState.READY for handle in self._fleet)
+            or self._control.busy
+            or self._templates_waiting()
+        )
+        live = len(self._fleet.of_generation(self._generation))
+        more = live < self._settings.max_workers and not self._shutdown.asked
+        if quiet:
+            gap_ns = _QUIET_TICK_NS
+        elif more and self._observer.waiting:
+            gap_ns = _WAITING_TICK_NS
+        else:
+            gap_ns = _TICK_NS
+        self._next_tick_ns = now_ns + gap_ns
+        if self._settings.metrics_interval_s and self._serving:
+            self._next_tick_ns = min(self._next_tick_ns, max(now_ns + _MS, self._metrics_due_ns()))
+
+    def _nudge_if_queued(self) -> None:
+        """Wake an idle worker if connections lie in the accept queue at two ticks.
+
+        The kernel woke one worker for them. If that one was killed before it accepted,
+        or had just unregistered the listener, nobody else is ever woken.
+        """
+        self._queued_ticks = self._queued_ticks + 1 if self._observer.accept_queue else 0
+        if self._queued_ticks >= 2 and self._fleet.nudge_idle():
+            self._queued_ticks = 0
+
+    def _metrics_due_ns(self) -> int:
+        return self._metrics_ns + int(self._settings.metrics_interval_s * _NS)
+
+    def _write_metrics(self, now_ns: int) -> None:
+        if self._settings.metrics_interval_s and now_ns >= self._metrics_due_ns():
+            self._metrics_ns = now_ns
+            readout = self._observer.readout(
+                self._generation, self._reload, self._last, with_workers=False
+            )
+            _metrics_log.info("%s", readout.one_line())
+
+    # --- events --------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case WorkerPoked(slot, incarnation):
+                self._poked(slot, incarnation)
+                return  # the only one that does not want a tick in any case
+            case SignalCame(number):
+                self._signalled(number)
+            case WorkerForked():
+                self._fleet.note_forked(event)
+            case WorkerEnded():
+                self._fleet.note_ended(event)
+            case WorkerReaped():
+                self._fleet.note_reaped(event)
+            case ForkFailed():
+                self._fleet.note_fork_failed(event)
+            case WorkerBootFailed():
+                self._worker_boot_failed(event)
+            case TemplateReady(template):
+                self._template_ready(template)
+            case TemplateFailed(template, message, exit_status):
+                self._templates.note_failed(template, message, exit_status)
+            case TemplateEnded(template, status):
+                self._template_ended(template, status)
+        self._next_tick_ns = self._system.now_ns()
+
+    def _poked(self, slot: int, incarnation: int) -> None:
+        if self._fleet.find(slot, incarnation) is not None:
+            earliest_ns = self._ticked_ns + _POKE_GAP_NS
+            self._next_tick_ns = min(self._next_tick_ns, max(self._system.now_ns(), earliest_ns))
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            if self._serving and not self._shutdown.asked:
+                self._ask_for_reload()
+            return
+        interactive = number == signal.SIGINT
+        if interactive and sys.stderr is not None and sys.stderr.isatty():
+            sys.stderr.write("\n")  # the terminal has written ^C and stands behind it
+        step = self._shutdown.ask(self._system.now_ns(), self._settings.graceful_timeout_s)
+        if step is Step.STOPPING:
+            _log.info("%s: stopping gracefully", signal.Signals(number).name)
+            self._stop(SHUTDOWN_STOP, _INTERACTIVE_LINGER_MS if interactive else _LINGER_MS)
+        elif step is Step.NOW:
+            _log.info("%s again: stopping at once", signal.Signals(number).name)
+            self._stop(SHUTDOWN_NOW, 0)
+
+    def _stop(self, kind: int, linger_ms: int) -> None:
+        self._fleet.stopping = True
+        self._scoreboard.shut_down(kind, linger_ms)
+        self._fleet.poke_all()
+
+    def _insist(self, now_ns: int) -> None:
+        """Hurry a stop that takes too long."""
+        self._fleet.poke_all()  # also those that were being forked when it began
+        step = self._shutdown.next_step(now_ns, self._settings.kill_after_s)
+        if step is Step.NOW:
+            _log.warning("%d workers have not finished in time; leaving now", len(self._fleet))
+            self._stop(SHUTDOWN_NOW, 0)
+        elif step is Step.KILLED:
+            _log.warning("%d workers do not leave; sending SIGKILL", len(self._fleet))
+            for handle in self._fleet:
+                self._system.kill(handle.slot)
+
+    def _fail(self, failure: BootFailed) -> None:
+        """End the server because it cannot serve."""
+        if self._failure is None:
+            self._failure = failure
+        if not self._shutdown.asked:
+            self._shutdown.ask(self._system.now_ns(), self._settings.kill_after_s)
+            self._stop(SHUTDOWN_NOW, 0)
+
+    def _worker_boot_failed(self, event: WorkerBootFailed) -> None:
+        if self._fleet.find(event.slot, event.incarnation) is None:
+            return
+        if not self._fleet.ever_ready and event.exit_status is not None:
+            # The same message that preload would have given before anything was forked.
+            self._fail(BootFailed(event.message, event.exit_status))
+            return
+        _log.error("a worker could not start: %s", event.message)
+        if self._reload.rising:
+            self._give_up_reload("the application could not be loaded")
+
+    # --- templates and reload -------------------------------------------------------------
+
+    def _template_ready(self, number: int) -> None:
+        handle = self._templates.note_ready(number)
+        if handle is None:
+            return
+        if self._reload.phase is Phase.LOADING and number == self._reload.template:
+            self._rise()
+
+    def _template_ended(self, number: int, status: ExitStatus | None) -> None:
+        handle = self._templates.note_ended(number, status)
+        if handle is None or handle.state is TemplateState.RETIRING or not self._serving:
+            return
+        if self._shutdown.asked:
+            return
+        if handle.state is TemplateState.LOADING:
+            _log.error("%s", handle.message)
+        if self._reload.phase is Phase.LOADING and number == self._reload.template:
+            self._give_up_reload("the new application could not be loaded")
+        elif self._templates.failures >= _TEMPLATE_PATIENCE and not len(self._fleet):
+            self._fail(WorkerBootError(f"gave up: {handle.message}"))
+
+    def _ask_for_reload(self) -> None:
+        if self._reload.phase is not Phase.IDLE:
+            self._reload.asked_again = True
+            _log.info("SIGHUP: another reload will follow this one")
+            return
+        _log.info("SIGHUP: loading the application afresh")
+        self._newest_generation += 1
+        try:
+            template = self._templates.start(self._newest_generation)
+        except OSError as error:
+            _log.error("no template could be forked: %s; the old generation goes on", error)
+            return
+        self._reload.begin(self._generation, self._newest_generation, template.number)
+
+    def _rise(self) -> None:
+        """The new application is loaded: as many new workers as serve now are to come."""
+        serving = len(self._fleet.of_generation(self._generation))
+        low, high = self._settings.min_workers, self._settings.max_workers
+        self._reload.rise(max(low, min(high, serving)))
+        self._generation = self._reload.new
+        self._scoreboard.set_generation(self._generation)
+        # What the old generation's workers died of is no reason to make the new ones wait.
+        self._memory = replace(self._memory, failed_starts=0, young_deaths=0, retry_s=float("-inf"))
+
+    def _advance_reload(self) -> None:
+        """Take the next step of a reload if its time has come."""
+        reload = self._reload
+        if reload.phase is Phase.LOADING:
+            self._limit_loading()
+        elif reload.phase is Phase.RISING:
+            live = self._fleet.of_generation(reload.new)
+            ready = [h for h in live if h.state is WorkerState.READY]
+            if self._memory.failed_starts >= _RELOAD_PATIENCE:
+                self._give_up_reload("its workers do not come up")
+            elif len(ready) >= min(reload.floor, self._last.wanted if self._last else 0):
+                _log.info("generation %d serves; the old one leaves", reload.new)
+                self._drain_generations(but=reload.new)
+                reload.leave()
+        elif reload.phase is Phase.LEAVING and all(h.generation == reload.new for h in self._fleet):
+            _log.info("reload complete: generation %d", reload.new)
+            self._end_reload()
+
+    def _limit_loading(self) -> None:
+        handle = self._templates.find(self._reload.template)
+        if handle is None or handle.killed:
+            return
+        late_ns = self._system.now_ns() - handle.started_ns
+        if late_ns >= int(self._settings.boot_timeout_s * _NS):
+            handle.message = f"the application was not loaded after {late_ns / _NS:.0f} s"
+            self._templates.kill(handle)
+
+    def _give_up_reload(self, why: str) -> None:
+        _log.error("reload failed: %s; generation %d goes on serving", why, self._reload.old)
+        self._generation = self._reload.old
+        self._scoreboard.set_generation(self._generation)
+        self._memory = replace(self._memory, failed_starts=0, young_deaths=0, retry_s=float("-inf"))
+        self._drain_generations(but=self._reload.old)
+        self._templates.forget_failures()  # they were the new application's
+        self._end_reload()
+
+    def _end_reload(self) -> None:
+        if self._reload.end():
+            self._ask_for_reload()
+
+    def _drain_generations(self, *, but: int) -> None:
+        for handle in self._fleet:
+            if handle.generation != but and not handle.told_to_leave:
+                self._fleet.drain(handle)
+
+    def _retire_templates(self) -> None:
+        """End templates of other generations, once they have no child left to reap."""
+        wanted = {self._generation}
+        if self._reload.phase is not Phase.IDLE:
+            wanted |= {self._reload.old, self._reload.new}
+        for handle in self._templates.all():
+            if handle.generation in wanted or self._shutdown.asked:
+                continue
+            self._templates.retire(handle)
+            if not self._fleet.uses_template(handle.number):
+                self._system.stop_template(handle.number)
+
+    def _templates_waiting(self) -> bool:
+        return any(t.state is not TemplateState.READY for t in self._templates.all())

@@ -1,0 +1,456 @@
+"""decide(): how many workers there should be. No clock, no system, no fork.
+
+Demand is what Little's law says: requests in progress = arrivals per second x the time
+each takes; arrivals count what lies in the accept queue, so load is seen before anybody
+has accepted it. What waits already must be worked off in `drain_s`. From demand to
+threads by square-root staffing, from threads to workers by division. On top of that:
+
+* persistence: if something waited at every look of the last 50 ms, at least as many
+  threads as requests were there; requests stuck behind slow ones do not show in the mean;
+* CPU: workers whose CPU time is near one core let their threads fight for the GIL, so
+  one process more, as long as the machine has a core for it;
+* up the whole difference at once, down only below what the *peak* of the last `hold_s`
+  seconds needs, a quarter per half second; a retirement that is soon regretted doubles
+  the hold.
+
+Everything remembered travels in `Observation.memory` and comes back in `Actions.memory`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+from math import ceil, inf, sqrt
+from typing import Final
+
+from .settings import SPMS
+
+# Rounding noise must not cost a worker: 4.000000001 threads are 4.
+_EPSILON: Final = 1e-9
+
+
+class WorkerState(enum.Enum):
+    """A worker as the policy sees it."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    EXITING = "exiting"
+    WEDGED = "wedged"  # ready once, and silent since: neither capacity nor a victim
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The constants of the rules. Times in seconds, shares from 0 to 1.
+
+    spare: how many square roots of the demand are kept as reserve. 0 / 0.5 / 1 / 1.5 gave
+        a p99 of 153 / 133 / 123 / 125 ms in a burst.
+    starting_limit: forks under way at once; more only make each other slow.
+    hold_s, hold_max_s: how long the peak is remembered. 4 s gave one more oscillation.
+        At most 16 s, so that a quiet server is small again within 20 s even after regret.
+    worker_cpu_full: a worker above it is taken for CPU-bound; worker_cpu_keep: retiring
+        must not push the others above it. Far enough apart that one worker at 0.86 that
+        becomes two at 0.43 does not become one again.
+    """
+
+    min_workers: int
+    max_workers: int
+    threads: int
+    usable_cores: int = 1
+    starting_limit: int = 4
+    spare: float = 1.0
+    drain_s: float = 0.5
+    window_s: float = 0.5
+    persist_s: float = 0.05
+    hold_s: float = 8.0
+    hold_max_s: float = 16.0
+    step_s: float = 0.5
+    step_share: float = 0.25
+    machine_cpu_full: float = 0.9
+    worker_cpu_full: float = 0.85
+    worker_cpu_keep: float = 0.7
+    cpu_persist_s: float = 0.5
+    memory_limit_bytes: int = 0
+    memory_reserve_bytes: int = 0
+    young_s: float = 5.0
+    backoff_s: float = 0.1
+    backoff_max_s: float = 30.0
+    young_backoff_max_s: float = 1.0
+    give_up_after: int = 5
+
+    @classmethod
+    def of(cls, settings: SPMS, usable_cores: int) -> Policy:
+        """Return the policy for these settings on a machine with so many cores."""
+        # A worker that imports the application itself is slow to come up, and importing
+        # waits for the disk as much as for a core: more of them at once pay off.
+        limit = max(4, 2 * usable_cores) if settings.preload else max(8, 4 * usable_cores)
+        return cls(
+            min_workers=settings.min_workers,
+            max_workers=settings.max_workers,
+            threads=settings.max_threads,
+            usable_cores=usable_cores,
+            starting_limit=limit,
+            memory_limit_bytes=settings.memory_limit_bytes,
+            memory_reserve_bytes=settings.memory_reserve_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """One worker at this look. cpu: share of a core it used lately."""
+
+    slot: int
+    state: WorkerState
+    generation: int = 0
+    busy: int = 0
+    waiting: int = 0
+    connections: int = 0
+    spawned_s: float = 0.0
+    cpu: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A worker that ended without having been told to."""
+
+    age_s: float
+    was_ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What decide() remembers from look to look.
+
+    samples: (time, arrivals, busy seconds) over the window; recent: (time, requests
+    present if any waited) over the persistence time; peaks: (time, workers needed),
+    falling, over the hold.
+    """
+
+    samples: tuple[tuple[float, float, float], ...] = ()
+    recent: tuple[tuple[float, int], ...] = ()
+    peaks: tuple[tuple[float, int], ...] = ()
+    ended: int = 0
+    service_s: float = 0.0
+    mean_service_s: float = 0.0
+    hold_s: float = 0.0
+    relaxed_s: float = -inf
+    spawned_s: float = -inf
+    retired_s: float = -inf
+    cpu_full_since_s: float = inf
+    failed_starts: int = 0
+    young_deaths: int = 0
+    retry_s: float = -inf
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the manager saw at this look.
+
+    generation: the one that is to serve; workers of others count as load, not as capacity.
+    arrived: requests begun since the start, by the living and the dead, and accept_queue.
+    ended, service_s: requests finished since the start and the seconds they took.
+    busy_s: the integral of busy threads over time.
+    accept_queue: connections that nobody has accepted yet.
+    deaths: since the last look.
+    can_spawn: False while there is no template to fork from.
+    floor: at least so many workers (a reload brings up as many as served before).
+    reloading: the new generation is coming up: nothing is retired.
+    """
+
+    workers: tuple[WorkerSeen, ...]
+    generation: int = 0
+    arrived: int = 0
+    ended: int = 0
+    service_s: float = 0.0
+    busy_s: float = 0.0
+    accept_queue: int = 0
+    deaths: tuple[Death, ...] = ()
+    machine_cpu: float = 0.0
+    worker_memory_bytes: int = 0
+    memory_available_bytes: int = 1 << 62
+    can_spawn: bool = True
+    floor: int = 0
+    reloading: bool = False
+    memory: Memory = field(default_factory=Memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What to do now. At most one of (spawn and revive), retire and give_up is not empty.
+
+    why: the reason, for the log; empty if there is nothing to do.
+    pending: something was wanted that has to wait (a hold, a back-off, a fork under way),
+        so look again soon.
+    """
+
+    memory: Memory
+    spawn: int = 0
+    revive: tuple[int, ...] = ()
+    retire: tuple[int, ...] = ()
+    give_up: bool = False
+    wanted: int = 0
+    demand: float = 0.0
+    why: str = ""
+    pending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    """The workers of an observation, sorted out once."""
+
+    live: int  # starting and ready ones of the generation that is to serve
+    starting: int
+    ready: tuple[WorkerSeen, ...]
+    revivable: tuple[int, ...]
+    waiting: int
+    busy: int
+    cpu: float  # of the ready ones, together
+
+    @classmethod
+    def of(cls, seen: Observation) -> _Crew:
+        current = [w for w in seen.workers if w.generation == seen.generation]
+        ready = tuple(w for w in current if w.state is WorkerState.READY)
+        # A starting worker counts as capacity: it was spawned for the very load we see
+        # now. Otherwise every look would spawn again until it is up.
+        starting = sum(w.state is WorkerState.STARTING for w in current)
+        return cls(
+            live=len(ready) + starting,
+            starting=starting,
+            ready=ready,
+            revivable=tuple(w.slot for w in current if w.state is WorkerState.DRAINING),
+            waiting=seen.accept_queue + sum(w.waiting for w in seen.workers),
+            busy=sum(w.busy for w in seen.workers),
+            cpu=sum(w.cpu for w in ready),
+        )
+
+
+def decide(seen: Observation, policy: Policy, now_s: float) -> Actions:
+    """Choose what to do now. Same input, same output.
+
+    Tighter than that: never more than max_workers, never fewer than min_workers wanted;
+    nothing is retired while a worker starts, a request waits or a reload runs.
+    """
+    crew = _Crew.of(seen)
+    memory = _account_for_deaths(seen, crew, policy, now_s)
+    memory = _learn_service_time(seen, memory)
+    memory, demand = _estimate_demand(seen, crew, memory, policy, now_s)
+    memory, cpu_wanted = _cpu_wants(seen, crew, memory, policy, now_s)
+
+    ceiling = _ceiling(seen, crew, policy)
+    wanted = max(workers_for(demand, policy), cpu_wanted, seen.floor)
+    wanted = max(policy.min_workers, min(ceiling, wanted))
+    needed = max(wanted, min(crew.live, _cpu_keeps(crew, policy)))
+    hold_s = memory.hold_s or policy.hold_s
+    memory = replace(memory, hold_s=hold_s, peaks=_peaks(memory, needed, hold_s, now_s))
+
+    if memory.failed_starts >= policy.give_up_after and not crew.ready and not seen.reloading:
+        why = f"{memory.failed_starts} workers in a row died before one was ready"
+        return Actions(memory, give_up=True, wanted=wanted, demand=demand, why=why)
+    if wanted > crew.live:
+        return _grow(seen, crew, memory, policy, now_s, wanted, demand)
+    return _shrink(seen, crew, memory, policy, now_s, wanted, demand, ceiling)
+
+
+def workers_for(demand: float, policy: Policy) -> int:
+    """Return how many workers a demand (requests at once) needs, before any limit."""
+    threads = demand + policy.spare * sqrt(demand)
+    return ceil(threads / policy.threads - _EPSILON)
+
+
+def _account_for_deaths(seen: Observation, crew: _Crew, policy: Policy, now_s: float) -> Memory:
+    """Let failed starts wait longer each time; forget them when a worker has lasted."""
+    memory = seen.memory
+    failed, young = memory.failed_starts, memory.young_deaths
+    retry_s = memory.retry_s
+    if any(not death.was_ready for death in seen.deaths):
+        failed += 1
+        pause_s = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(failed, 32))
+        retry_s = max(retry_s, now_s + pause_s)
+    if any(death.was_ready and death.age_s < policy.young_s for death in seen.deaths):
+        # It served before it died: somebody kills workers, or one request does. The
+        # others still get their answers, so the first two are replaced at once and the
+        # pause stays short; its only purpose is not to spend the machine on forking.
+        young += 1
+        if young > 2:
+            pause_s = policy.backoff_s * 2.0 ** min(young - 3, 32)
+            retry_s = max(retry_s, now_s + min(policy.young_backoff_max_s, pause_s))
+    if not seen.deaths and any(now_s - w.spawned_s >= policy.young_s for w in crew.ready):
+        failed, young = 0, 0
+    elif failed and crew.ready and not seen.deaths:
+        # Somebody got ready, so starting is possible; only the row of failures counts.
+        failed = min(failed, policy.give_up_after - 1)
+    return replace(memory, failed_starts=failed, young_deaths=young, retry_s=retry_s)
+
+
+def _learn_service_time(seen: Observation, memory: Memory) -> Memory:
+    """Follow the mean service time: half of it within about 20 requests."""
+    ended = seen.ended - memory.ended
+    if ended <= 0:
+        return memory
+    mean_s = max(0.0, seen.service_s - memory.service_s) / ended
+    weight = min(1.0, ended / 32) if memory.ended else 1.0
+    return replace(
+        memory,
+        ended=seen.ended,
+        service_s=seen.service_s,
+        mean_service_s=memory.mean_service_s + weight * (mean_s - memory.mean_service_s),
+    )
+
+
+def _estimate_demand(
+    seen: Observation, crew: _Crew, memory: Memory, policy: Policy, now_s: float
+) -> tuple[Memory, float]:
+    """Return how many requests must be run at once, now."""
+    samples = (*memory.samples, (now_s, float(seen.arrived), seen.busy_s))
+    samples = samples[_first_in_window(samples, now_s - policy.window_s) :]
+    present = crew.busy + crew.waiting if crew.waiting else 0
+    recent = (*memory.recent, (now_s, present))
+    recent = recent[_first_in_window(recent, now_s - policy.persist_s) :]
+
+    then_s, arrived, busy_s = samples[0]
+    span_s = max(0.05, now_s - then_s)
+    mean_s = memory.mean_service_s
+    in_progress = max((seen.arrived - arrived) / span_s * mean_s, (seen.busy_s - busy_s) / span_s)
+    demand = max(0.0, in_progress) + crew.waiting * mean_s / policy.drain_s
+    if now_s - recent[0][0] >= 0.8 * policy.persist_s:
+        demand = max(demand, min(count for _, count in recent))
+    return replace(memory, samples=samples, recent=recent), demand
+
+
+def _first_in_window(samples: tuple[tuple[float, ...], ...], start_s: float) -> int:
+    """Return the index of the last sample at or before the start of the window."""
+    first = 0
+    while first + 1 < len(samples) and samples[first + 1][0] <= start_s:
+        first += 1
+    return first
+
+
+def _cpu_wants(
+    seen: Observation, crew: _Crew, memory: Memory, policy: Policy, now_s: float
+) -> tuple[Memory, int]:
+    """Return how many workers their CPU time asks for; 0: it does not ask.
+
+    One more at a time, and none while one is starting: each newcomer changes the very
+    number that is looked at.
+    """
+    full = bool(crew.ready) and crew.cpu >= policy.worker_cpu_full * len(crew.ready)
+    if not full:
+        return replace(memory, cpu_full_since_s=inf), 0
+    since_s = min(memory.cpu_full_since_s, now_s)
+    memory = replace(memory, cpu_full_since_s=since_s)
+    room = seen.machine_cpu < policy.machine_cpu_full and crew.live < policy.usable_cores
+    if not room or crew.starting or now_s - since_s < policy.cpu_persist_s:
+        return memory, 0
+    # The newcomer gets the same time to take its share before the next one is asked for.
+    return replace(memory, cpu_full_since_s=now_s), crew.live + 1
+
+
+def _cpu_keeps(crew: _Crew, policy: Policy) -> int:
+    """Return how many workers it takes to keep each below worker_cpu_keep."""
+    return ceil(crew.cpu / policy.worker_cpu_keep - _EPSILON)
+
+
+def _ceiling(seen: Observation, crew: _Crew, policy: Policy) -> int:
+    """Return the most workers that memory and CPU allow, at least the minimum."""
+    ceiling = policy.max_workers
+    if policy.memory_limit_bytes and seen.worker_memory_bytes:
+        ceiling = min(ceiling, policy.memory_limit_bytes // seen.worker_memory_bytes)
+    if seen.memory_available_bytes < policy.memory_reserve_bytes:
+        ceiling = min(ceiling, crew.live)
+    # With every core busy more processes only add switching - if it is the workers that
+    # keep them busy. When others do, or the requests merely sleep, they do help.
+    ours = crew.cpu >= 0.5 * policy.usable_cores
+    if seen.machine_cpu >= policy.machine_cpu_full and ours and crew.live >= policy.usable_cores:
+        ceiling = min(ceiling, crew.live)
+    return max(policy.min_workers, ceiling)
+
+
+def _peaks(
+    memory: Memory, needed: int, hold_s: float, now_s: float
+) -> tuple[tuple[float, int], ...]:
+    """Return the falling sequence of what was needed during the hold, peak first."""
+    kept = tuple(p for p in memory.peaks if p[1] > needed and p[0] >= now_s - hold_s)
+    return (*kept, (now_s, needed))
+
+
+def _grow(
+    seen: Observation,
+    crew: _Crew,
+    memory: Memory,
+    policy: Policy,
+    now_s: float,
+    wanted: int,
+    demand: float,
+) -> Actions:
+    """Take back who is draining, fork the rest, as many at once as is sensible."""
+    soon = now_s - memory.retired_s < 2 * memory.hold_s
+    if soon and crew.live >= policy.min_workers and not seen.deaths:
+        # Regret: what is wanted now was retired a moment ago. Hold on longer next time.
+        hold_s = min(policy.hold_max_s, 2 * memory.hold_s)
+        memory = replace(memory, hold_s=hold_s, relaxed_s=now_s, retired_s=-inf)
+    missing = wanted - crew.live
+    revive = crew.revivable[:missing]
+    spawn = missing - len(revive)
+    if now_s < memory.retry_s or not seen.can_spawn:
+        spawn = 0
+    spawn = min(spawn, max(0, policy.starting_limit - crew.starting))
+    why = ""
+    if spawn or revive:
+        memory = replace(memory, spawned_s=now_s)
+        why = _why_grow(seen, crew, policy, wanted, demand)
+    return Actions(
+        memory, spawn=spawn, revive=revive, wanted=wanted, demand=demand, why=why, pending=True
+    )
+
+
+def _why_grow(seen: Observation, crew: _Crew, policy: Policy, wanted: int, demand: float) -> str:
+    if crew.live < policy.min_workers:
+        return f"{crew.live} of at least {policy.min_workers} are there"
+    if wanted == seen.floor:
+        return f"the new generation is to be {wanted} strong"
+    if workers_for(demand, policy) > crew.live:
+        return f"demand {demand:.1f} wants {wanted}, {crew.waiting} waiting"
+    return f"CPU {crew.cpu:.2f} of {len(crew.ready)} workers wants {wanted}"
+
+
+def _shrink(
+    seen: Observation,
+    crew: _Crew,
+    memory: Memory,
+    policy: Policy,
+    now_s: float,
+    wanted: int,
+    demand: float,
+    ceiling: int,
+) -> Actions:
+    """Retire what even the peak of the hold did not need."""
+    hold_s = memory.hold_s
+    if hold_s > policy.hold_s and now_s - memory.relaxed_s > 4 * hold_s:
+        memory = replace(memory, hold_s=max(policy.hold_s, hold_s / 2), relaxed_s=now_s)
+    keep = max(memory.peaks[0][1], wanted)
+    over = crew.live - keep
+    too_big = crew.live > ceiling  # the memory ceiling has come down on us
+    # One worker more than needed is let alone, except above the floor: retiring it would
+    # be regretted at the next wave.
+    band = 1 if keep > policy.min_workers else 0
+    pending = over > band or too_big
+    calm = not crew.starting and not crew.waiting and not seen.reloading
+    if (
+        not pending
+        or not calm
+        or now_s - memory.retired_s < policy.step_s
+        or (not too_big and now_s - memory.spawned_s < hold_s)
+    ):
+        return Actions(memory, wanted=wanted, demand=demand, pending=pending)
+    count = max(1, min(over, int(policy.step_share * crew.live)))
+    victims = sorted(
+        crew.ready, key=lambda w: (w.busy + w.waiting, w.connections, -w.spawned_s, w.slot)
+    )[:count]
+    return Actions(
+        replace(memory, retired_s=now_s),
+        retire=tuple(w.slot for w in victims),
+        wanted=wanted,
+        demand=demand,
+        why=f"memory allows {ceiling}" if over <= 0 else f"the peak of {hold_s:g} s needs {keep}",
+        pending=True,
+    )

@@ -1,0 +1,230 @@
+"""The readout: Total, Busy, Idle, KillPending, and what else an operator wants to know.
+
+Computed from the rows at the moment of asking, never kept beside them: a counter that is
+raised here and lowered there drifts with every SIGKILL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .meter import ServiceTimes
+from .policy import WorkerState
+from .worker import WorkerHandle
+
+_MB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLine:
+    """One worker. Memory in bytes, None where it could not be read; cpu is a share."""
+
+    pid: int
+    slot: int
+    generation: int
+    state: str
+    busy: int
+    threads: int
+    waiting: int
+    connections: int
+    requests: int
+    cpu: float
+    age_s: float
+    rss: int | None = None
+    pss: int | None = None
+    uss: int | None = None
+
+    @classmethod
+    def of(cls, handle: WorkerHandle, now_ns: int, memory: Mapping[str, int]) -> WorkerLine:
+        """Return the line of a worker."""
+        row = handle.row
+        return cls(
+            pid=handle.pid,
+            slot=handle.slot,
+            generation=handle.generation,
+            state=readable_state(handle),
+            busy=row.busy,
+            threads=row.threads,
+            waiting=row.waiting,
+            connections=row.connections,
+            requests=handle.totals.ended,
+            cpu=round(handle.cpu, 3),
+            age_s=round((now_ns - handle.spawned_ns) / 1e9, 3),
+            rss=memory.get("rss"),
+            pss=memory.get("pss"),
+            uss=memory.get("uss"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """Everything at one moment.
+
+    total: all workers, those still starting too; it is the sum of busy, idle,
+    kill_pending, starting and wedged. lost: requests that died with their worker;
+    restarts: workers that ended without having been told to, each of which is replaced.
+    """
+
+    total: int
+    busy: int
+    idle: int
+    kill_pending: int
+    starting: int
+    wedged: int
+    threads: int
+    busy_threads: int
+    connections: int
+    requests: int
+    requests_per_s: float
+    waiting: int
+    accept_queue: int
+    last_minute: ServiceTimes
+    since_start: ServiceTimes
+    restarts: int
+    lost: int
+    errors: int
+    handed_over: int
+    generation: int
+    wanted: int
+    demand: float
+    reload: str
+    uptime_s: float
+    manager_pid: int
+    server: Mapping[str, object] = field(default_factory=dict)
+    workers: tuple[WorkerLine, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values for JSON."""
+        return asdict(self)
+
+    def one_line(self) -> str:
+        """Return the values that --metrics-interval writes."""
+        times = self.last_minute
+        return (
+            f"Total {self.total} Busy {self.busy} Idle {self.idle} "
+            f"KillPending {self.kill_pending} threads {self.busy_threads}/{self.threads} "
+            f"requests {self.requests} ({self.requests_per_s:.1f}/s) waiting {self.waiting} "
+            f"accept_queue {self.accept_queue} mean {times.mean_ms:.1f} ms "
+            f"p50 {times.p50_ms:.1f} ms p99 {times.p99_ms:.1f} ms restarts {self.restarts} "
+            f"lost {self.lost} errors {self.errors}"
+        )
+
+
+def count_states(handles: Iterable[WorkerHandle]) -> dict[str, int]:
+    """Return how many workers are Busy, Idle, KillPending, starting, wedged."""
+    counts = dict.fromkeys(("Busy", "Idle", "KillPending", "Starting", "Wedged"), 0)
+    for handle in handles:
+        counts[readable_state(handle)] += 1
+    return counts
+
+
+def readable_state(handle: WorkerHandle) -> str:
+    """Return the state in the words of the readout.
+
+    Idle is a ready worker in which nothing runs and nothing waits.
+    """
+    if handle.state is WorkerState.READY:
+        return "Busy" if handle.row.busy or handle.row.waiting else "Idle"
+    if handle.state is WorkerState.STARTING:
+        return "Starting"
+    return "Wedged" if handle.state is WorkerState.WEDGED else "KillPending"
+
+
+def render(values: Mapping[str, Any]) -> str:
+    """Return the readout as a table for people.
+
+    values: what as_dict() gave, as it comes back from the control socket.
+    """
+    lines = [*_headline(values), "", *_numbers(values)]
+    workers = values["workers"]
+    if workers:
+        lines += ["", *_table(workers)]
+    return "\n".join(lines)
+
+
+def _headline(values: Mapping[str, Any]) -> list[str]:
+    server = values["server"]
+    what = " ".join(str(server[key]) for key in ("name", "version") if key in server)
+    head = f"{what or 'server'}  pid {values['manager_pid']}  up {_span(values['uptime_s'])}"
+    if values["reload"] != "idle":
+        head += f"  reload: {values['reload']}"
+    lines = [head]
+    for key, value in server.items():
+        if key not in ("name", "version"):
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            lines.append(f"{key:<12} {text}")
+    return lines
+
+
+def _numbers(values: Mapping[str, Any]) -> list[str]:
+    starting = f"  Starting {values['starting']}" if values["starting"] else ""
+    wedged = f"  Wedged {values['wedged']}" if values["wedged"] else ""
+    return [
+        f"Total {values['total']}  Busy {values['busy']}  Idle {values['idle']}  "
+        f"KillPending {values['kill_pending']}{starting}{wedged}  (wanted {values['wanted']})",
+        f"threads      {values['busy_threads']} busy of {values['threads']}, "
+        f"{values['connections']} connections, generation {values['generation']}",
+        f"requests     {values['requests']} in all, {values['requests_per_s']:.1f}/s, "
+        f"{values['waiting']} waiting, {values['accept_queue']} in the accept queue",
+        f"last minute  {_times(values['last_minute'])}",
+        f"since start  {_times(values['since_start'])}",
+        f"trouble      {values['restarts']} restarts, {values['lost']} lost requests, "
+        f"{values['errors']} errors",
+    ]
+
+
+def _times(times: Mapping[str, Any]) -> str:
+    if not times["count"]:
+        return "no requests"
+    return (
+        f"mean {times['mean_ms']:.1f} ms, p50 {times['p50_ms']:.1f} ms, "
+        f"p99 {times['p99_ms']:.1f} ms, {times['count']} requests"
+    )
+
+
+def _table(workers: Iterable[Mapping[str, Any]]) -> list[str]:
+    titles = ("pid", "slot", "gen", "state", "busy", "waiting", "conns", "requests")
+    rows = [(*titles, "CPU %", "RSS MB", "PSS MB", "age")]
+    rows += [
+        (
+            str(w["pid"] or "-"),
+            str(w["slot"]),
+            str(w["generation"]),
+            str(w["state"]),
+            f"{w['busy']}/{w['threads']}",
+            str(w["waiting"]),
+            str(w["connections"]),
+            str(w["requests"]),
+            f"{100 * w['cpu']:.0f}",
+            _megabytes(w["rss"]),
+            _megabytes(w["pss"]),
+            _span(w["age_s"]),
+        )
+        for w in workers
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    # Numbers to the right, the one word among them to the left.
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 3 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / _MB:.1f}"
+
+
+def _span(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole // 60 % 60:02d} min"
+    return f"{whole // 86400} d {whole // 3600 % 24:02d} h"

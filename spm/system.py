@@ -1,0 +1,488 @@
+"""System: the few calls to the operating system, behind one small class.
+
+Everything the manager waits for arrives through one epoll: signals (by the wake-up
+descriptor), templates (control socket and pidfd), workers (lifeline and pidfd), and
+whatever else is given to `watch`. Out of it come values (see events). A test puts a fake
+with the same methods in this place.
+
+What ends where: the manager holds all ends that are private to it here, so that a
+template, forked in the middle of things, can close every one of them. Otherwise it would
+keep other workers' lifelines open, and end-of-file would never come.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn, Protocol
+
+from . import child, machine
+from .events import (
+    Event,
+    ForkFailed,
+    SignalCame,
+    TemplateEnded,
+    TemplateFailed,
+    TemplateReady,
+    WorkerBootFailed,
+    WorkerEnded,
+    WorkerForked,
+    WorkerPoked,
+    WorkerReaped,
+)
+from .exit_status import ExitStatus, collect
+from .lifeline import Lifeline
+from .scoreboard import Scoreboard
+from .siblings import Inboxes
+from .template import CONTROL_LIMIT, Template, control_pair
+
+_log = logging.getLogger("smart_http.spm")
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MESSAGES_PER_LOOK: Final = 64
+
+Callback = Callable[[int], None]
+
+
+class Watched(Protocol):
+    """Something with a descriptor that the loop may watch."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def close(self) -> None:
+        """Close it (called in a forked template, to which it must not belong)."""
+
+
+class PidFD:
+    """A descriptor that stands for one process, whatever becomes of its number."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the descriptor, readable as soon as the process is dead."""
+        return self._fd
+
+    def kill(self) -> None:
+        """Send SIGKILL; to a process that is gone already it does not matter."""
+        try:
+            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def close(self) -> None:
+        """Close the descriptor, once."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass(slots=True)
+class _TemplateProcess:
+    number: int
+    control: socket.socket
+    pidfd: PidFD
+
+
+@dataclass(slots=True)
+class _WorkerProcess:
+    slot: int
+    incarnation: int
+    template: int
+    lifeline: Lifeline
+    pidfd: PidFD | None = None  # None until the template has reported it
+    heard: bool = field(default=True)  # whether the lifeline is still watched
+
+
+class System:
+    """The real one.
+
+    boot: imports the application, in the template or (without preload) in each worker.
+    scoreboard, inboxes: made before anything is forked.
+    stale_ns: siblings pass over a worker whose heartbeat is older.
+    """
+
+    def __init__(
+        self,
+        boot: child.Boot,
+        scoreboard: Scoreboard,
+        inboxes: Inboxes,
+        *,
+        preload: bool,
+        stale_ns: int,
+    ) -> None:
+        self._boot = boot
+        self._scoreboard = scoreboard
+        self._inboxes = inboxes
+        self._preload = preload
+        self._stale_ns = stale_ns
+        self._epoll = select.epoll()
+        self._watched: dict[int, tuple[Watched, Callback]] = {}
+        self._templates: dict[int, _TemplateProcess] = {}
+        self._workers: dict[int, _WorkerProcess] = {}  # by slot
+        self._events: list[Event] = []
+        self._handlers: dict[int, Any] = {}
+        self._wakeup: socket.socket | None = None
+        self.usable_cores = machine.usable_cores()
+
+    # --- clock, signals, waiting ------------------------------------------------
+
+    def now_ns(self) -> int:
+        """Return CLOCK_MONOTONIC, the same for all processes."""
+        return time.monotonic_ns()
+
+    def open(self) -> None:
+        """Begin to listen to signals. Only in the main thread."""
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        self._wakeup = writer
+        # The descriptor first: a signal that comes in between is then not overlooked.
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            self._handlers[number] = signal.signal(number, _noted_by_wakeup_fd)
+        self.watch(reader, select.EPOLLIN, lambda _: self._read_signals(reader))
+
+    def close(self) -> None:
+        """Give signals back to whoever had them, and close everything."""
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+        for watched, _ in list(self._watched.values()):
+            self.unwatch(watched)
+            watched.close()
+        self._close_own()
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """Wait until something happens, at most timeout_s, and return what did."""
+        ready = self._epoll.poll(max(0.0, timeout_s))
+        # The templates' news first: "forked" and the end of the very same worker may
+        # come in one batch, and the end makes sense only after the beginning.
+        controls = {process.control.fileno() for process in self._templates.values()}
+        ready.sort(key=lambda item: item[0] not in controls)
+        for fd, mask in ready:
+            entry = self._watched.get(fd)
+            if entry is not None:  # else closed by an earlier one of this batch
+                entry[1](mask)
+        events, self._events = self._events, []
+        return events
+
+    def watch(self, watched: Watched, mask: int, callback: Callback) -> None:
+        """Call back, from within wait(), when the descriptor is ready.
+
+        It is private to this process from now on: a template closes it. A descriptor
+        that is watched already gets the new mask and callback.
+        """
+        fd = watched.fileno()
+        if fd in self._watched:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+        self._watched[fd] = (watched, callback)
+
+    def unwatch(self, watched: Watched) -> None:
+        """Forget the descriptor; to be called before it is closed."""
+        # Closing alone would do for the epoll set only if no other process had a copy;
+        # a template that was forked a moment ago may have one (epoll(7), Q6).
+        fd = watched.fileno()
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    # --- templates --------------------------------------------------------------
+
+    def start_template(self, number: int) -> None:
+        """Fork a template; it reports by events.
+
+        Raises: OSError if there cannot be another process.
+        """
+        ours, theirs = control_pair()
+        child.flush_stdio()
+        try:
+            with child.signals_held():
+                pid = os.fork()
+                if pid == 0:
+                    self._become_template(ours, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        process = _TemplateProcess(number, ours, PidFD(os.pidfd_open(pid)))
+        self._templates[number] = process
+        self.watch(ours, select.EPOLLIN, lambda _: self._read_template(process))
+        self.watch(process.pidfd, select.EPOLLIN, lambda _: self._template_ended(process))
+
+    def stop_template(self, number: int) -> None:
+        """Let a template end: its control socket is at end-of-file."""
+        process = self._templates.get(number)
+        if process is not None:
+            self.unwatch(process.control)
+            process.control.close()
+
+    def kill_template(self, number: int) -> None:
+        """End a template that does not end (its import hangs)."""
+        process = self._templates.get(number)
+        if process is not None:
+            process.pidfd.kill()
+
+    # --- workers ----------------------------------------------------------------
+
+    def request_worker(self, template: int, slot: int, incarnation: int) -> bool:
+        """Ask a template for a worker in a free slot; False if it cannot be asked now."""
+        process = self._templates.get(template)
+        if process is None or process.control.fileno() < 0:
+            return False
+        ours, theirs = Lifeline.pair()
+        message = json.dumps({"slot": slot, "incarnation": incarnation}).encode()
+        try:
+            socket.send_fds(process.control, [message], [theirs.fileno()])
+        except OSError:
+            # Full (it is still forking for us) or broken (it is dying, and its pidfd will
+            # say so). Asked again at the next look.
+            ours.close()
+            return False
+        finally:
+            theirs.close()
+        worker = _WorkerProcess(slot, incarnation, template, ours)
+        self._workers[slot] = worker
+        self.watch(ours, select.EPOLLIN, lambda _: self._read_lifeline(worker))
+        return True
+
+    def poke(self, slot: int) -> None:
+        """Make the slot's worker look at its order."""
+        worker = self._workers.get(slot)
+        if worker is not None:
+            worker.lifeline.poke()
+
+    def kill(self, slot: int) -> bool:
+        """Send SIGKILL to the slot's worker; False if its pidfd has not come yet."""
+        worker = self._workers.get(slot)
+        if worker is None or worker.pidfd is None:
+            return False
+        worker.pidfd.kill()
+        return True
+
+    def forget(self, slot: int) -> None:
+        """Close what belongs to a worker that is dead."""
+        worker = self._workers.pop(slot, None)
+        if worker is None:
+            return
+        self._stop_hearing(worker)
+        worker.lifeline.close()
+        if worker.pidfd is not None:
+            self.unwatch(worker.pidfd)
+            worker.pidfd.close()
+
+    def reap_strays(self) -> None:
+        """As process 1 of a container: bury orphans that the kernel gave to us."""
+        if os.getpid() != 1:
+            return
+        ours = {process.pidfd.fileno() for process in self._templates.values()}
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None or self._is_expected(dead.si_pid, ours):
+                return  # its own pidfd event collects it
+            os.waitid(os.P_PID, dead.si_pid, os.WEXITED | os.WNOHANG)
+
+    # --- measuring --------------------------------------------------------------
+
+    def machine_cpu(self) -> float:
+        """Return the share of all CPU time used since the last call."""
+        return machine.machine_cpu()
+
+    def process_cpu_ns(self, pid: int) -> int | None:
+        """Return the CPU time of a process; None if it is gone."""
+        return machine.process_cpu_ns(pid)
+
+    def process_memory(self, pid: int) -> dict[str, int]:
+        """Return rss, pss, uss in bytes as far as they can be read."""
+        return machine.process_memory(pid)
+
+    def memory_available_bytes(self) -> int:
+        """Return how much memory can still be taken."""
+        return machine.memory_available_bytes()
+
+    # --- what becomes ready -------------------------------------------------------
+
+    def _read_signals(self, reader: socket.socket) -> None:
+        try:
+            numbers = reader.recv(256)
+        except BlockingIOError:
+            return
+        self._events += [SignalCame(number) for number in numbers if number in _SIGNALS]
+
+    def _read_template(self, process: _TemplateProcess) -> None:
+        for _ in range(_MESSAGES_PER_LOOK):
+            try:
+                message, fds, _, _ = socket.recv_fds(
+                    process.control, CONTROL_LIMIT, 1, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                continue  # it died with requests of ours unread; what it said comes first
+            if not message:
+                self.unwatch(process.control)
+                process.control.close()
+                return
+            self._note_news(process, json.loads(message), PidFD(fds[0]) if fds else None)
+
+    def _note_news(self, process: _TemplateProcess, news: dict[str, Any], fd: PidFD | None) -> None:
+        kind = news["news"]
+        if kind == "ready":
+            self._events.append(TemplateReady(process.number))
+            return
+        if kind == "failed":
+            failed = TemplateFailed(process.number, news["message"], news["exit_status"])
+            self._events.append(failed)
+            return
+        slot, incarnation = news["slot"], news["incarnation"]
+        if kind == "forked":
+            self._note_forked(slot, incarnation, news["pid"], fd)
+        elif kind == "fork_failed":
+            self._events.append(ForkFailed(slot, incarnation, news["reason"]))
+        else:
+            status = ExitStatus(news["status"], news["signal"])
+            self._events.append(WorkerReaped(slot, incarnation, status))
+
+    def _note_forked(self, slot: int, incarnation: int, pid: int, pidfd: PidFD | None) -> None:
+        worker = self._workers.get(slot)
+        if worker is None or worker.incarnation != incarnation:
+            # Taken for dead already, by the end of its lifeline.
+            if pidfd is not None:
+                pidfd.close()
+            return
+        self._events.append(WorkerForked(slot, incarnation, pid))
+        if pidfd is None:
+            return  # we are out of descriptors: its lifeline will tell when it ends
+        worker.pidfd = pidfd
+        self.watch(pidfd, select.EPOLLIN, lambda _: self._worker_ended(worker))
+
+    def _read_lifeline(self, worker: _WorkerProcess) -> None:
+        messages, alive = worker.lifeline.messages()
+        for message in messages:
+            self._note_boot_failure(worker, message)
+        if alive:
+            self._events.append(WorkerPoked(worker.slot, worker.incarnation))
+            return
+        self._stop_hearing(worker)
+        if worker.pidfd is None:
+            # Nobody has reported its pidfd, and nobody holds the other end any more: it
+            # is dead, or the template died before forking it.
+            self._worker_ended(worker)
+
+    def _note_boot_failure(self, worker: _WorkerProcess, message: bytes) -> None:
+        try:
+            news = json.loads(message)
+            text, status = str(news["boot_failed"]), news["exit_status"]
+        except (ValueError, TypeError, KeyError):
+            _log.warning("slot %d: unreadable message on the lifeline", worker.slot)
+            return
+        status = status if isinstance(status, int) else None
+        self._events.append(WorkerBootFailed(worker.slot, worker.incarnation, text, status))
+
+    def _worker_ended(self, worker: _WorkerProcess) -> None:
+        status = None
+        if worker.pidfd is not None:
+            # Its parent reaps it. If the parent is dead and we are process 1 of a
+            # container, its parent is us now.
+            status = collect(worker.pidfd.fileno())
+            self.unwatch(worker.pidfd)
+        if worker.heard:
+            self._read_lifeline(worker)  # what it said with its last breath
+        self._events.append(WorkerEnded(worker.slot, worker.incarnation, status))
+
+    def _template_ended(self, process: _TemplateProcess) -> None:
+        if process.control.fileno() >= 0:
+            self._read_template(process)
+        status = collect(process.pidfd.fileno())
+        self.unwatch(process.pidfd)
+        process.pidfd.close()
+        if process.control.fileno() >= 0:
+            self.unwatch(process.control)
+            process.control.close()
+        del self._templates[process.number]
+        for worker in self._workers.values():
+            if worker.template == process.number and worker.pidfd is None:
+                # Asked for and not reported. It may live, forked in the template's last
+                # moment: end-of-file makes it leave, and its own end tells when it has.
+                worker.lifeline.hang_up()
+        self._events.append(TemplateEnded(process.number, status))
+
+    # --- in other processes, and at the end ----------------------------------------
+
+    def _become_template(self, ours: socket.socket, theirs: socket.socket) -> NoReturn:
+        try:
+            # The files, not only the numbers: an object that is left open would close its
+            # number again when it is collected, and the number may be another's by then.
+            ours.close()
+            for watched, _ in self._watched.values():
+                watched.close()
+            self._close_own()
+            child.reset_signals()
+            template = Template(
+                theirs,
+                self._boot,
+                self._scoreboard,
+                self._inboxes,
+                preload=self._preload,
+                stale_ns=self._stale_ns,
+            )
+        except BaseException:  # noqa: BLE001 - the edge of the process
+            _log.exception("the template could not start")
+            child.leave(1)
+        template.run()
+
+    def _close_own(self) -> None:
+        for worker in self._workers.values():
+            worker.lifeline.close()
+            if worker.pidfd is not None:
+                worker.pidfd.close()
+        self._workers.clear()
+        for process in self._templates.values():
+            process.control.close()
+            process.pidfd.close()
+        self._templates.clear()
+        if self._wakeup is not None:
+            self._wakeup.close()
+            self._wakeup = None
+        self._watched.clear()
+        self._epoll.close()
+
+    def _stop_hearing(self, worker: _WorkerProcess) -> None:
+        if worker.heard:
+            worker.heard = False
+            self.unwatch(worker.lifeline)
+
+    def _is_expected(self, pid: int, pidfds: set[int]) -> bool:
+        """Whether a dead child of ours is a template or a worker that is being watched."""
+        workers = {w.pidfd.fileno() for w in self._workers.values() if w.pidfd is not None}
+        return any(_pid_of(fd) == pid for fd in pidfds | workers)
+
+
+def _noted_by_wakeup_fd(number: int, frame: object) -> None:
+    """Do nothing: the C handler has written the number to the wake-up descriptor."""
+
+
+def _pid_of(pidfd: int) -> int:
+    """Return the pid behind a pidfd, -1 if it is not known (any more)."""
+    try:
+        with open(f"/proc/self/fdinfo/{pidfd}") as lines:
+            for line in lines:
+                if line.startswith("Pid:"):
+                    return int(line.split()[1])
+    except OSError:
+        return -1
+    return -1

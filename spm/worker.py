@@ -1,0 +1,217 @@
+"""WorkerHandle: a worker as the manager sees it.
+
+                    spawn
+                      v
+STARTING -> READY <-> WEDGED (silent; comes back when its heart beats again)
+              ^ |
+       revive | | drain
+              | v
+           DRAINING -> EXITING -> gone        any of them -> gone (killed, crashed)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from .exit_status import ExitStatus
+from .histogram import BUCKETS, add
+from .policy import WorkerSeen, WorkerState
+from .scoreboard import (
+    DRAIN,
+    NOW,
+    STATE_DRAINING,
+    STATE_EXITING,
+    STATE_NONE,
+    STATE_READY,
+    Row,
+    Scoreboard,
+)
+
+# No worker in pure Python serves a tenth of it. A counter that grows faster lies.
+_MAX_REQUESTS_PER_S: Final = 1_000_000
+# More requests than this were never inside one worker at once.
+_LOST_LIMIT: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counters of one worker, or of many together; they only ever grow."""
+
+    begun: int = 0
+    ended: int = 0
+    service_ns: int = 0
+    accepted: int = 0
+    handed_out: int = 0
+    handed_in: int = 0
+    errors: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.begun + other.begun,
+            self.ended + other.ended,
+            self.service_ns + other.service_ns,
+            self.accepted + other.accepted,
+            self.handed_out + other.handed_out,
+            self.handed_in + other.handed_in,
+            self.errors + other.errors,
+        )
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that were begun and never ended, of a worker that is dead."""
+        return max(0, min(_LOST_LIMIT, self.begun - self.ended))
+
+    def follow(self, row: Row, elapsed_ns: int, age_ns: int, threads: int) -> Totals:
+        """Return these totals, moved on to what the row says now, as far as it is credible.
+
+        The row is written by a process that runs somebody's application: a stray write
+        must not make the server's totals nonsense for ever. A counter that goes back or
+        leaps is ignored until it is credible again.
+        """
+        most = _MAX_REQUESTS_PER_S * (elapsed_ns + 1_000_000_000) // 1_000_000_000
+        # All threads busy since the spawn, and as much again three times for what the
+        # worker may count besides (waiting for a slow client, say).
+        most_service_ns = 4 * threads * (age_ns + 1_000_000_000)
+        credible_service = self.service_ns <= row.service_ns <= most_service_ns
+        return Totals(
+            begun=_credible(self.begun, row.begun, most),
+            ended=_credible(self.ended, row.ended, most),
+            service_ns=row.service_ns if credible_service else self.service_ns,
+            accepted=_credible(self.accepted, row.accepted, most),
+            handed_out=_credible(self.handed_out, row.handed_out, most),
+            handed_in=_credible(self.handed_in, row.handed_in, most),
+            errors=_credible(self.errors, row.errors, most),
+        )
+
+
+def _credible(known: int, said: int, most: int) -> int:
+    return said if known <= said <= known + most else known
+
+
+@dataclass(slots=True)
+class WorkerHandle:
+    """One worker, from the request to fork it until its process is known to be gone."""
+
+    slot: int
+    incarnation: int
+    generation: int
+    template: int
+    spawned_ns: int
+    row: Row
+    pid: int = 0
+    looked_ns: int = 0
+    totals: Totals = field(default_factory=Totals)
+    state: WorkerState = WorkerState.STARTING
+    ready_ns: int = 0  # when it was first seen ready
+    now_deadline_ns: int = 0  # when it is told to leave at once; 0: never
+    kill_deadline_ns: int = 0  # when it gets SIGKILL; 0: never
+    killed: bool = False
+    hopeless: bool = False  # told to leave because it never came up, or went silent
+    cpu: float = 0.0
+    cpu_ns: int = 0
+    cpu_looked_ns: int = 0
+    exit_status: ExitStatus | None = None
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether it ever served."""
+        return self.ready_ns > 0
+
+    @property
+    def told_to_leave(self) -> bool:
+        """Whether its end is what the manager wanted, or what it said it was about to do.
+
+        A worker that was taken back in the very moment it left says EXITING.
+        """
+        if self.hopeless:
+            return False
+        return self.row.command in (DRAIN, NOW) or self.state is WorkerState.EXITING
+
+    def look(self, scoreboard: Scoreboard, now_ns: int, stale_before_ns: int, threads: int) -> None:
+        """Read the worker's row.
+
+        stale_before_ns: a ready worker whose last heartbeat is older is wedged.
+        threads: how many it may have; bounds what it can claim to have worked.
+        """
+        row = scoreboard.row(self.slot)
+        if not row.started:
+            # Nobody has written there yet: what stands there is nothing.
+            self.row = replace(self.row, command=row.command)
+            leaving = row.command in (DRAIN, NOW)
+            self.state = WorkerState.DRAINING if leaving else WorkerState.STARTING
+            return
+        self.row = row
+        elapsed_ns = now_ns - (self.looked_ns or self.spawned_ns)
+        age_ns = now_ns - self.spawned_ns
+        self.totals = self.totals.follow(row, elapsed_ns, age_ns, threads)
+        self.looked_ns = now_ns
+        if row.state == STATE_READY and not self.ready_ns:
+            self.ready_ns = now_ns
+        self.state = self._state(row, stale_before_ns)
+
+    def _state(self, row: Row, stale_before_ns: int) -> WorkerState:
+        if row.state == STATE_EXITING:
+            return WorkerState.EXITING
+        if row.command in (DRAIN, NOW) or row.state == STATE_DRAINING:
+            return WorkerState.DRAINING
+        if row.state == STATE_NONE:
+            return WorkerState.STARTING
+        if row.state == STATE_READY and self.last_beat_ns < stale_before_ns:
+            return WorkerState.WEDGED
+        return WorkerState.READY
+
+    @property
+    def last_beat_ns(self) -> int:
+        """When it was last known to be alive inside."""
+        # A time in the future is a lie, but a harmless one: SIGKILL comes later.
+        return max(self.row.beat_ns, self.ready_ns, self.spawned_ns)
+
+    def histogram(self, scoreboard: Scoreboard) -> list[int]:
+        """Return the worker's histogram, no bucket fuller than its requests are many."""
+        if not scoreboard.row(self.slot).started:
+            return [0] * BUCKETS
+        # Between bucket and total a few requests may lie that are being accounted for.
+        limit = self.totals.ended + 4096
+        return [min(count, limit) for count in scoreboard.histogram(self.slot)]
+
+    def measure_cpu(self, cpu_ns: int | None, now_ns: int) -> None:
+        """Note the process's CPU time; `cpu` is the share of a core since the last time."""
+        if cpu_ns is None:
+            return
+        elapsed_ns = now_ns - self.cpu_looked_ns
+        if self.cpu_looked_ns and elapsed_ns > 0:
+            self.cpu = max(0.0, (cpu_ns - self.cpu_ns) / elapsed_ns)
+        self.cpu_ns, self.cpu_looked_ns = cpu_ns, now_ns
+
+    def seen(self) -> WorkerSeen:
+        """Return what the policy is to know of it."""
+        return WorkerSeen(
+            slot=self.slot,
+            state=self.state,
+            generation=self.generation,
+            busy=self.row.busy,
+            waiting=self.row.waiting,
+            connections=self.row.connections,
+            spawned_s=self.spawned_ns / 1e9,
+            cpu=self.cpu,
+        )
+
+
+@dataclass(slots=True)
+class Departed:
+    """What is left of the workers that are gone: their totals."""
+
+    totals: Totals = field(default_factory=Totals)
+    histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    lost: int = 0
+    restarts: int = 0
+
+    def bury(self, handle: WorkerHandle, scoreboard: Scoreboard, *, expected: bool) -> int:
+        """Add a dead worker's numbers; return how many requests died with it."""
+        self.totals += handle.totals
+        self.histogram = add(self.histogram, handle.histogram(scoreboard))
+        lost = handle.totals.unfinished
+        self.lost += lost
+        self.restarts += not expected
+        return lost
