@@ -216,6 +216,7 @@ class HTTPRequest:
         stream of empty lines would keep the connection busy without ever being a request.
         """
         self._blank_line_seen = True
+        self._scanned = 0
         self._consume(self._pos + 2)
 
     def _consume(self, stop: int) -> None:
@@ -273,8 +274,9 @@ class HTTPRequest:
         limits = self._limits
         if self._line_end:
             return ProtocolError(431, f"header section above {limits.max_header_bytes} bytes")
-        line = self._data[self._pos : self._pos + MAX_METHOD_LENGTH + 1]
-        if b" " not in line:
+        # Only octets within the limit: more may have come already, or not.
+        looked_at = min(MAX_METHOD_LENGTH + 1, limits.max_request_line_bytes)
+        if b" " not in self._data[self._pos : self._pos + looked_at]:
             return ProtocolError(400, "not a request line: no end of a method")
         return ProtocolError(414, f"request line above {limits.max_request_line_bytes} bytes")
 

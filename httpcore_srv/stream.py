@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import enum
 import logging
-import os
 import select
 import socket
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from httpcore_srv.connection import Connection, State
 from httpcore_srv.errors import PeerGone, ProtocolError
 from httpcore_srv.messages import FieldBlock, RequestHead
+from httpcore_srv.outbox import Outbox
 from httpcore_srv.parcel import MAX_UNPARSED_BYTES, Parcel
 from httpcore_srv.response_writer import error_page
 from httpcore_srv.wsgi import Environ, Exchange
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("smart_http.worker")
 
 RECEIVE_BYTES: Final = 65536  # one recv(2); the largest head and many a body fit in it
-SENDFILE_BYTES: Final = 1 << 20  # one sendfile(2), so that a fast client cannot hold the loop
 PIPELINE_RUN: Final = 64  # requests of one client in a row before the others have a turn
 LINGER_BYTES: Final = 1 << 20  # read and dropped after an error response, at most
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -61,17 +59,6 @@ READING: Final = Mode.READING
 RUNNING: Final = Mode.RUNNING
 
 
-class FileRange:
-    """A part of a file that is still to be sent. Owns its descriptor."""
-
-    __slots__ = ("count", "fd", "offset")
-
-    def __init__(self, fd: int, offset: int, count: int) -> None:
-        self.fd = fd
-        self.offset = offset
-        self.count = count
-
-
 class Stream:
     """One client's socket. A `Sink` for the thread that runs its request."""
 
@@ -82,7 +69,6 @@ class Stream:
         "_keep_alive",
         "_lingered",
         "_mask",
-        "_outbox",
         "_receive",
         "_request",
         "_send",
@@ -96,6 +82,7 @@ class Stream:
         "hops",
         "listener",
         "mode",
+        "outbox",
         "peer",
     )
 
@@ -115,7 +102,7 @@ class Stream:
         self._receive = sock.recv
         self._send = sock.send
         self._mask = 0  # what the loop watches for; 0: not registered
-        self._outbox: deque[bytes | memoryview | FileRange] = deque()
+        self.outbox = Outbox()
         self._keep_alive = True
         self._lingered = 0
         self._request: RequestHead | None = None
@@ -189,7 +176,7 @@ class Stream:
 
     def responded(self) -> None:
         """The response has been given to the socket or the outbox: go on."""
-        if self._outbox:
+        if self.outbox.items:
             self.mode = Mode.WRITING
             self._set_deadline(self._server.write_ns)
             self._watch(EPOLLOUT)
@@ -247,10 +234,7 @@ class Stream:
         self._unwatch()
         self._server.loop.timers.forget(self)
         self._server.streams.pop(self.fd, None)
-        for item in self._outbox:
-            if isinstance(item, FileRange):
-                os.close(item.fd)
-        self._outbox.clear()
+        self.outbox.clear()
         if self.connection.state is not State.CLOSING:
             self.connection.fault()  # drops a body, or a part of one
         self._sock.close()
@@ -402,39 +386,16 @@ class Stream:
 
     def _drain(self) -> bool:
         """Send more of the outbox. True: the baton was lost (to a pipelined request)."""
-        outbox = self._outbox
         try:
-            while outbox:
-                if not self._send_first(outbox):
-                    self._set_deadline(self._server.write_ns)
-                    return False
-        except BlockingIOError:
-            return False
+            emptied = self.outbox.send(self._sock)
         except OSError as error:
             self._gone(error)
             return False
-        return self.after_response()
-
-    def _send_first(self, outbox: deque[bytes | memoryview | FileRange]) -> bool:
-        """Send of the first item what the socket takes. True: that was all of it."""
-        item = outbox[0]
-        if isinstance(item, FileRange):
-            sent = os.sendfile(self.fd, item.fd, item.offset, min(item.count, SENDFILE_BYTES))
-            item.offset += sent
-            item.count -= sent
-            if item.count and sent:
-                return False
-            os.close(item.fd)
-            outbox.popleft()
-            if item.count:  # the file has become shorter: the promise cannot be kept
-                self._keep_alive = False
-            return True
-        sent = self._send(item, DONTWAIT)
-        if sent < len(item):
-            outbox[0] = memoryview(item)[sent:]
+        if not emptied:
+            self._set_deadline(self._server.write_ns)  # the client took something
             return False
-        outbox.popleft()
-        return True
+        self._keep_alive = self._keep_alive and not self.outbox.cut_short
+        return self.after_response()
 
     def _watch(self, mask: int) -> None:
         if self._mask == mask:
@@ -512,27 +473,19 @@ class Stream:
         except OSError as error:
             raise PeerGone(str(error)) from None
         if sent < len(data):
-            self._outbox.append(memoryview(data)[sent:])
+            self.outbox.add(memoryview(data)[sent:])
 
     def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:
         """Send `data` and a part of a file, by sendfile(2) and from the leader's thread."""
         # sendfile(2) has no MSG_DONTWAIT; accepted sockets are in blocking mode otherwise.
         self._sock.setblocking(False)
-        self._outbox.append(FileRange(fd, offset, count))
-        try:
-            # MSG_MORE: the head waits a moment for the content, to share its packet.
-            sent = self._send(data, DONTWAIT | socket.MSG_MORE)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise PeerGone(str(error)) from None  # `close` closes what the outbox holds
-        if sent < len(data):
-            self._outbox.appendleft(memoryview(data)[sent:])
+        self.outbox.add(memoryview(data))
+        self.outbox.add_file(fd, offset, count)
 
     def hand_back(self) -> None:
         """Give the stream back to the leader. The last act of the running thread."""
         server = self._server
-        if self._outbox or not self._keep_alive or self.connection.has_unread:
+        if self.outbox.items or not self._keep_alive or self.connection.has_unread:
             # Still RUNNING, so nobody touches it before the leader makes this call.
             server.loop.post(self.after_response)
             return
