@@ -1,7 +1,8 @@
 """Response values to bytes: the head, its framing, and the pages of our own.
 
-Built as one `str` and encoded once: per field that costs a dictionary look-up, a
-check and two list appends, a third of encoding each field by itself.
+Applications send the same few field lines again and again, so an encoded line is
+remembered under the very pair it was made of: one dictionary look-up replaces the
+checks and the encoding, and no check is lost, for equal strings have equal faults.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import http
 import logging
 import re
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, cast
 
 from httpcore_srv.errors import AppError
 
@@ -29,13 +30,10 @@ class Framing(enum.Enum):
     CLOSE = "the connection's end"
 
 
-class Head(NamedTuple):
-    """An encoded response head and what it promises."""
-
-    encoded: bytes
-    framing: Framing
-    length: int  # of the content still to be sent, with Framing.LENGTH
-    keep_alive: bool
+Head = tuple[list[bytes], Framing, int, bool]
+"""An encoded response head: its lines, the framing, the length of the content still to
+be sent (with Framing.LENGTH), and whether the connection may be kept. A plain tuple,
+because one is made per response."""
 
 
 class Field(enum.IntEnum):
@@ -71,22 +69,31 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _STATUS: Final = re.compile(r"([2-5][0-9][0-9])(?: [\t \x21-\x7e\x80-\xff]*)?")
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 
-_MAX_CACHED: Final = 1024  # names and statuses that an application invents per request stay out
+_MAX_NAMES: Final = 1024  # names and statuses that an application invents per request stay out
+_MAX_LINES: Final = 2048
+_MAX_REMEMBERED_VALUE: Final = 128  # characters; a longer value is hardly sent twice
+
+_Special = tuple[Field, int]  # and what the writer needs of the value
 
 _names: dict[str, tuple[str, Field]] = {}
-_statuses: dict[str, tuple[str, int]] = {}
-_NO_CONTENT: Final = frozenset({204, 304})
+_statuses: dict[str, tuple[bytes, int]] = {}
+_lines: dict[tuple[str, str], bytes | _Special] = {}
+
+_SERVER_LINE: Final = f"Server: {SERVER}\r\n".encode()
+_CLOSE_LINE: Final = b"Connection: close\r\n"
+_KEEP_ALIVE_LINE: Final = b"Connection: keep-alive\r\n"
+_CHUNKED_LINE: Final = b"Transfer-Encoding: chunked\r\n"
+_END: Final = b"\r\n"
 
 
 def encode_head(
     status: str,
     headers: Sequence[tuple[str, str]],
-    *,
     minor: int,
     is_head: bool,
     keep_alive: bool,
     length: int | None,
-    date: str,
+    date: bytes,
 ) -> Head:
     """Encode a response head and choose its framing.
 
@@ -95,58 +102,45 @@ def encode_head(
     date: the complete Date line with its CRLF.
     Raises: AppError for what PEP 3333 or RFC 9110 does not allow in status or fields.
     """
-    known_status = _statuses.get(status) or _admit_status(status)
-    status_line, code = known_status
+    status_line, code = _statuses.get(status) or _admit_status(status)
     lines = [status_line]
     declared: int | None = None
-    server = True
-    try:
-        for name, value in headers:
-            prefix, kind = _names.get(name) or _admit_name(name)
-            if not value.isprintable():
-                _check_value(name, value)
-            if kind:
-                if kind is Field.CONTENT_LENGTH:
-                    declared = _content_length(value, declared)
-                    continue
-                if kind is Field.CONNECTION:
-                    keep_alive = keep_alive and "close" not in value.lower()
-                    continue
-                if kind is Field.HOP_BY_HOP:
-                    _warn_hop_by_hop(name)
-                    continue
-                if kind is Field.DATE:
-                    date = ""
-                elif kind is Field.SERVER:
-                    server = False
-            lines += prefix, value, "\r\n"
-    except AttributeError:
-        raise AppError(f"header values must be str: {headers!r}") from None
+    server = _SERVER_LINE
+    for pair in headers:
+        line = _lines.get(pair) or _encode_line(pair)
+        if type(line) is bytes:
+            lines.append(line)
+            continue
+        kind, fact = cast(_Special, line)
+        if kind is Field.CONTENT_LENGTH:
+            if declared is not None and declared != fact:
+                raise AppError(f"two different Content-Length headers: {declared} and {fact}")
+            declared = fact
+        elif kind is Field.CONNECTION:
+            keep_alive = keep_alive and not fact
+        elif kind is Field.DATE:
+            date = _plain_line(pair)
+        elif kind is Field.SERVER:
+            server = _plain_line(pair)
+        else:
+            _warn_hop_by_hop(pair[0])
     framing, length = _framing(code, declared, length, minor, is_head)
-    if framing is Framing.CLOSE:
-        keep_alive = False
     if length is not None:
-        lines.append(f"Content-Length: {length}\r\n")
+        lines.append(b"Content-Length: %d\r\n" % length)
     elif framing is Framing.CHUNKED:
-        lines.append("Transfer-Encoding: chunked\r\n")
-    lines.append(date)
-    if server:
-        lines.append(f"Server: {SERVER}\r\n")
+        lines.append(_CHUNKED_LINE)
+    elif framing is Framing.CLOSE:
+        keep_alive = False
+    lines += date, server
     if not keep_alive:
-        lines.append("Connection: close\r\n")
+        lines.append(_CLOSE_LINE)
     elif not minor:
-        lines.append("Connection: keep-alive\r\n")
-    lines.append("\r\n")
-    try:
-        encoded = "".join(lines).encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise AppError(f"a response header has a character outside latin-1: {error}") from None
-    if framing is Framing.NONE:
-        length = 0
-    return Head(encoded, framing, length or 0, keep_alive)
+        lines.append(_KEEP_ALIVE_LINE)
+    lines.append(_END)
+    return lines, framing, length or 0, keep_alive
 
 
-def error_page(status: int, *, date: str, is_head: bool = False, extra: str = "") -> bytes:
+def error_page(status: int, *, date: bytes, is_head: bool = False, extra: str = "") -> bytes:
     """Return a whole response of our own, after which the connection closes.
 
     extra: further complete header lines.
@@ -159,8 +153,9 @@ def error_page(status: int, *, date: str, is_head: bool = False, extra: str = ""
     head = (
         f"HTTP/1.1 {status} {phrase}\r\n"
         f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-        f"{date}Server: {SERVER}\r\n{extra}Connection: close\r\n\r\n"
+        f"Server: {SERVER}\r\n{extra}Connection: close\r\n"
     ).encode("latin-1")
+    head += date + _END
     return head if is_head else head + body
 
 
@@ -183,15 +178,15 @@ def _framing(
     return (Framing.CHUNKED if minor else Framing.CLOSE), None
 
 
-def _admit_status(status: str) -> tuple[str, int]:
+def _admit_status(status: str) -> tuple[bytes, int]:
     if not isinstance(status, str):
         raise AppError(f"status must be a str, not {type(status).__name__}")
     match = _STATUS.fullmatch(status)
     if match is None:
         raise AppError(f"status must be like '200 OK', not {status!r}")
     separator = "" if len(status) > 3 else " "  # the SP is there even without a phrase
-    known = (f"HTTP/1.1 {status}{separator}\r\n", int(match[1]))
-    if len(_statuses) < _MAX_CACHED:
+    known = (f"HTTP/1.1 {status}{separator}\r\n".encode("latin-1"), int(match[1]))
+    if len(_statuses) < _MAX_NAMES:
         _statuses[status] = known
     return known
 
@@ -202,23 +197,44 @@ def _admit_name(name: str) -> tuple[str, Field]:
     if _TOKEN.fullmatch(name) is None:
         raise AppError(f"header name is not a token: {name!r}")
     known = (f"{name}: ", _SPECIAL.get(name.lower(), Field.ORDINARY))
-    if len(_names) < _MAX_CACHED:
+    if len(_names) < _MAX_NAMES:
         _names[name] = known
     return known
 
 
-def _check_value(name: str, value: str) -> None:
+def _encode_line(pair: tuple[str, str]) -> bytes | _Special:
+    """Check a header and encode it; remember the outcome."""
+    name, value = pair
+    _, kind = _names.get(name) or _admit_name(name)
+    line = _plain_line(pair)
+    outcome: bytes | _Special = line
+    if kind is Field.CONTENT_LENGTH:
+        if _DIGITS.fullmatch(value) is None:
+            raise AppError(f"Content-Length must be digits, not {value!r}")
+        outcome = (kind, int(value))
+    elif kind is Field.CONNECTION:
+        outcome = (kind, "close" in value.lower())
+    elif kind is not Field.ORDINARY:
+        outcome = (kind, 0)
+    if len(value) <= _MAX_REMEMBERED_VALUE and type(pair) is tuple:
+        if len(_lines) >= _MAX_LINES:
+            # An application whose values never repeat: start again rather than choose.
+            _lines.clear()
+        _lines[pair] = outcome
+    return outcome
+
+
+def _plain_line(pair: tuple[str, str]) -> bytes:
+    name, value = pair
+    if not isinstance(value, str):
+        raise AppError(f"value of header {name} must be a str, not {type(value).__name__}")
     if _FORBIDDEN.search(value):
         # Response splitting: whatever follows the CR LF would be a header, or a response.
         raise AppError(f"value of header {name} has a control character: {value!r}")
-
-
-def _content_length(value: str, declared: int | None) -> int:
-    if _DIGITS.fullmatch(value) is None:
-        raise AppError(f"Content-Length must be digits, not {value!r}")
-    if declared is not None and declared != int(value):
-        raise AppError(f"two different Content-Length headers: {declared} and {value}")
-    return int(value)
+    try:
+        return f"{name}: {value}\r\n".encode("latin-1")
+    except UnicodeEncodeError:
+        raise AppError(f"value of header {name} has a character outside latin-1") from None
 
 
 _warned: set[str] = set()  # lower-case names; bounded by _SPECIAL

@@ -83,7 +83,7 @@ class HTTPServer:
         self.write_ns = int(timeouts.write_s * 1e9)
         self.keep_alive_ns = int(timeouts.keep_alive_s * 1e9)
         self.linger_ns = int(timeouts.linger_s * 1e9)
-        self.date = ""  # the Date line of responses; replaced whole, so any thread may read it
+        self.date = b""  # the Date line of responses; replaced whole, so any thread may read it
         self._date_due_ns = 0
         self.listeners = list(listeners)
         self.slot = slot
@@ -344,7 +344,7 @@ class HTTPServer:
             self._start_listening()
         if now_ns >= self._date_due_ns:
             self._date_due_ns = now_ns + 1_000_000_000 - time.time_ns() % 1_000_000_000
-            self.date = f"Date: {email.utils.formatdate(usegmt=True)}\r\n"
+            self.date = f"Date: {email.utils.formatdate(usegmt=True)}\r\n".encode()
         if self.access_log is not None:
             self.access_log.flush()
         loop.retry_s = RETRY_S if self._waiting else self.departure.retry_s

@@ -18,11 +18,12 @@ import enum
 import logging
 import select
 import socket
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from httpcore_srv.connection import Connection, State
 from httpcore_srv.errors import PeerGone, ProtocolError
-from httpcore_srv.messages import FieldBlock, RequestHead
+from httpcore_srv.messages import RequestHead
 from httpcore_srv.outbox import Outbox
 from httpcore_srv.parcel import MAX_UNPARSED_BYTES, Parcel
 from httpcore_srv.response_writer import error_page
@@ -65,7 +66,6 @@ class Stream:
     __slots__ = (
         "__weakref__",
         "_base",
-        "_fields",
         "_keep_alive",
         "_lingered",
         "_mask",
@@ -75,6 +75,7 @@ class Stream:
         "_server",
         "_sock",
         "_template",
+        "_template_of",
         "connection",
         "deadline_ns",
         "due_tick",
@@ -108,7 +109,7 @@ class Stream:
         self._request: RequestHead | None = None
         self._base = base
         self._template = base
-        self._fields: FieldBlock | None = None  # what `_template` was made of
+        self._template_of: RequestHead | None = None
 
     # -- the leader ---------------------------------------------------------------------
 
@@ -423,21 +424,15 @@ class Stream:
         request = self._request
         assert request is not None
         server = self._server
-        fields = request.fields
-        if fields is not self._fields:
-            self._template = {**self._base, **fields.environ}
-            self._fields = fields
+        if request is not self._template_of:
+            self._make_template(request)
         environ = self._template.copy()
-        environ["REQUEST_METHOD"] = request.method
-        environ["PATH_INFO"] = request.path
-        environ["QUERY_STRING"] = request.query
-        environ["SERVER_PROTOCOL"] = PROTOCOLS[request.minor]
-        environ["RAW_URI"] = environ["REQUEST_URI"] = request.target
-        environ["wsgi.input"] = self.connection.take_body()
-        if request.authority is not None:
-            environ["HTTP_HOST"] = request.authority
-        if fields.chunked:
-            environ["CONTENT_LENGTH"] = str(self.connection.body_length)
+        if request.has_body:
+            environ["wsgi.input"] = self.connection.take_body()
+            if request.fields.chunked:
+                environ["CONTENT_LENGTH"] = str(self.connection.body_length)
+        else:
+            environ["wsgi.input"] = BytesIO()
         keep_alive = request.keep_alive and server.keeps_alive
         exchange = Exchange(request, self, keep_alive, server.date)
         server.handler.handle(environ, exchange)
@@ -446,6 +441,23 @@ class Stream:
         if server.access_log is not None:
             server.access_log.record(self.peer, request, exchange)
         return exchange.failed
+
+    def _make_template(self, request: RequestHead) -> None:
+        """Make the environ of a request, but for its body.
+
+        The parser gives out the same object for the same bytes, and nobody changes it: a
+        client that repeats itself costs one copy of a dictionary.
+        """
+        environ = {**self._base, **request.fields.environ}
+        environ["REQUEST_METHOD"] = request.method
+        environ["PATH_INFO"] = request.path
+        environ["QUERY_STRING"] = request.query
+        environ["SERVER_PROTOCOL"] = PROTOCOLS[request.minor]
+        environ["RAW_URI"] = environ["REQUEST_URI"] = request.target
+        if request.authority is not None:
+            environ["HTTP_HOST"] = request.authority
+        self._template = environ
+        self._template_of = request
 
     def send(self, data: bytes) -> None:
         """Send a piece; wait for a slow client. See `wsgi.Sink`."""

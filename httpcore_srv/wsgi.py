@@ -103,7 +103,7 @@ class Exchange:
     _framing = Framing.NONE
     _remaining = 0
 
-    def __init__(self, request: RequestHead, sink: Sink, keep_alive: bool, date: str) -> None:
+    def __init__(self, request: RequestHead, sink: Sink, keep_alive: bool, date: bytes) -> None:
         self.keep_alive = keep_alive
         self._request = request
         self._sink = sink
@@ -139,7 +139,7 @@ class Exchange:
             return
         if not isinstance(data, bytes):
             raise AppError(f"content must be bytes, not {type(data).__name__}")
-        head = b"" if self._head_sent else self._take_head(None)
+        head = b"" if self._head_sent else b"".join(self._take_head(None))
         framing = self._framing
         if framing is Framing.CHUNKED:
             self.sent += len(data)
@@ -163,18 +163,16 @@ class Exchange:
             return
         if not isinstance(content, bytes):
             raise AppError(f"content must be bytes, not {type(content).__name__}")
-        head = self._take_head(len(content))
-        framing = self._framing
-        if framing is Framing.LENGTH:
+        lines = self._take_head(len(content))
+        if self._framing is Framing.LENGTH:
             if self._remaining != len(content):
-                self._write_counted(head, content)
+                self._write_counted(b"".join(lines), content)
                 self.end()
                 return
-        elif framing is Framing.NONE:
-            content = b""
+            lines.append(content)
+            self.sent = len(content)
         self._over = True
-        self.sent = len(content)
-        self._sink.finish(head + content)
+        self._sink.finish(b"".join(lines))
 
     def send_file(self, wrapper: FileWrapper) -> bool:
         """Send an ordinary file by sendfile(2). False: it is not one; nothing was sent."""
@@ -187,7 +185,7 @@ class Exchange:
         if self._head_sent or not stat.S_ISREG(status.st_mode):
             return False
         available = max(0, status.st_size - offset)
-        head = self._take_head(available)
+        head = b"".join(self._take_head(available))
         count = min(available, self._remaining) if self._framing is Framing.LENGTH else 0
         self._remaining -= count
         self.sent = count
@@ -204,7 +202,7 @@ class Exchange:
         if self._over:
             return
         if not self._head_sent:
-            head = self._take_head(0)
+            head = b"".join(self._take_head(0))
             self._over = True
             if self._framing is Framing.LENGTH and self._remaining:
                 self._too_short()
@@ -254,21 +252,21 @@ class Exchange:
             self._over = True
             self._sink.finish(head + data)
 
-    def _take_head(self, length: int | None) -> bytes:
+    def _take_head(self, length: int | None) -> list[bytes]:
         if self._status is None:
             raise AppError("the application sent content before it called start_response")
         request = self._request
-        encoded, self._framing, self._remaining, self.keep_alive = encode_head(
+        lines, self._framing, self._remaining, self.keep_alive = encode_head(
             self._status,
             self._headers,
-            minor=request.minor,
-            is_head=request.method == "HEAD",
-            keep_alive=self.keep_alive,
-            length=length,
-            date=self._date,
+            request.minor,
+            request.method == "HEAD",
+            self.keep_alive,
+            length,
+            self._date,
         )
         self._head_sent = True
-        return encoded
+        return lines
 
     def _too_short(self) -> None:
         self.keep_alive = False
@@ -294,7 +292,14 @@ class WSGIHandler:
         went away ends the exchange with `keep_alive` False.
         """
         try:
-            self._run(environ, exchange)
+            iterable = self._app(environ, exchange.start_response)
+            kind = type(iterable)
+            if kind is list or kind is tuple:
+                # No close() to call, and the length is known.
+                content = cast("list[bytes]", iterable)
+                exchange.send_whole(content[0] if len(content) == 1 else b"".join(content))
+            else:
+                _iterate(iterable, exchange)
         except PeerGone as error:
             exchange.keep_alive = False
             log.debug("%s %s: %s", environ["REQUEST_METHOD"], environ["RAW_URI"], error)
@@ -308,21 +313,16 @@ class WSGIHandler:
             except PeerGone:
                 exchange.keep_alive = False
 
-    def _run(self, environ: Environ, exchange: Exchange) -> None:
-        iterable = self._app(environ, exchange.start_response)
-        kind = type(iterable)
-        if kind is list or kind is tuple:
-            # No close() to call, and the length is known.
-            content = cast("list[bytes]", iterable)
-            exchange.send_whole(content[0] if len(content) == 1 else b"".join(content))
+
+def _iterate(iterable: Iterable[bytes], exchange: Exchange) -> None:
+    """Send what an iterable yields; call its close() whatever happens."""
+    try:
+        if isinstance(iterable, FileWrapper) and exchange.send_file(iterable):
             return
-        try:
-            if kind is FileWrapper and exchange.send_file(cast(FileWrapper, iterable)):
-                return
-            for piece in iterable:
-                exchange.write(piece)
-            exchange.end()
-        finally:
-            close = getattr(iterable, "close", None)
-            if close is not None:
-                close()
+        for piece in iterable:
+            exchange.write(piece)
+        exchange.end()
+    finally:
+        close = getattr(iterable, "close", None)
+        if close is not None:
+            close()
