@@ -95,11 +95,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
     SIGTERM goes to the leader alone: how its workers end is its own business.
     """
-    if not _ended(process.pid, 0.0):
-        process.terminate()
-        _ended(process.pid, STOP_TIMEOUT_S)
-    # The leader, dead or alive, has not been waited for: until then its number, and so that of
-    # the group, cannot be given to a stranger.
+    # The leader, dead or alive, is not waited for before the end: until then its number, and so
+    # that of the group, cannot be given to a stranger. (Popen's terminate() and poll() would.)
+    os.kill(process.pid, signal.SIGTERM)
+    _ended(process.pid, STOP_TIMEOUT_S)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -34,7 +34,7 @@ def as_text(results: Results) -> str:
     parts = [
         _heading(results),
         table(_rate_head(results.reference), [_rate_cells(row) for row in found]),
-        _notes(found, results.skipped),
+        _notes(found, results),
         _against_each(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -137,13 +137,25 @@ def _heading(results: Results) -> str:
     return "\n\n".join([title, "\n".join(f"- {line}" for line in lines)])
 
 
-def _notes(found: Sequence[Row], skipped: Mapping[str, str]) -> str:
-    notes = [f"- {server} skipped: {reason}" for server, reason in skipped.items()]
+def _notes(found: Sequence[Row], results: Results) -> str:
+    notes = [f"- {server} skipped: {reason}" for server, reason in results.skipped.items()]
     if any(row.generator_bound for row in found):
         notes.append("- `*` the load generator was the limit: the server can do more")
     for row in found:
         notes += [f"- {row.scenario}, {row.server}: {why}" for why in dict.fromkeys(row.failures)]
+    notes += [f"- {line}" for sample in results.samples for line in _errors(sample)]
     return "\n".join(notes)
+
+
+def _errors(sample: Sample) -> Iterator[str]:
+    """Yield a line that says what went wrong in a measurement; none if nothing did."""
+    seen = sample.measurement
+    if seen is not None and seen.errors:
+        kinds = [f"{count} {kind} error(s)" for kind, count in seen.socket_errors.items()]
+        if seen.error_responses:
+            kinds.append(f"{seen.error_responses} response(s) of status 400 and above")
+        where = f"{sample.scenario}, {sample.server}, round {sample.round}"
+        yield f"{where}: {', '.join(kinds)} beside {seen.requests} requests"
 
 
 def _against_each(results: Results) -> str:

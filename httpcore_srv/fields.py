@@ -196,24 +196,21 @@ def _what_is_wrong(text: str) -> str:
 
     Says which line, never what is in it: it may be a secret.
     """
-    lines = text.split("\r\n")[:-1]
-    for number, line in enumerate(lines, 1):
-        if FIELD_LINES.fullmatch(line + "\r\n"):
-            continue
-        name, colon, _ = line.partition(":")
-        if line[:1] in (" ", "\t"):
-            fault = "begins with white space (obs-fold)"
-        elif "\n" in line or "\r" in line:
-            fault = "has a CR or LF of its own"
-        elif not colon:
-            fault = "has no colon"
-        elif not name:
-            fault = "has no name"
-        elif name != name.rstrip(" \t"):
-            fault = "has white space before the colon"
-        elif not FIELD_LINES.fullmatch(f"{name}:\r\n"):
-            fault = "has a name that is no token"
-        else:
-            fault = "has a control character"
-        return f"header line {number} {fault}"
-    return "malformed header section"
+    lines = enumerate(text.split("\r\n"), 1)
+    number, line = next(each for each in lines if not FIELD_LINES.fullmatch(each[1] + "\r\n"))
+    name, colon, _ = line.partition(":")
+    if line[:1] in (" ", "\t"):
+        fault = "begins with white space (obs-fold)"
+    elif "\n" in line or "\r" in line:
+        fault = "has a CR or LF of its own"
+    elif not colon:
+        fault = "has no colon"
+    elif not name:
+        fault = "has no name"
+    elif name != name.rstrip(" \t"):
+        fault = "has white space before the colon"
+    elif not FIELD_LINES.fullmatch(f"{name}:\r\n"):
+        fault = "has a name that is no token"
+    else:
+        fault = "has a control character"
+    return f"header line {number} {fault}"

@@ -23,6 +23,7 @@ from typing import Final
 # token = 1*tchar
 _TCHAR: Final = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
 _TOKEN: Final = rf"[{_TCHAR}]++"
+TOKEN_OCTETS: Final = frozenset(i for i in range(128) if re.match(_TOKEN, chr(i)))
 
 # field-line    = field-name ":" OWS field-value OWS                       RFC 9112, 5
 # field-name    = token

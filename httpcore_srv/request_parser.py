@@ -29,6 +29,7 @@ from httpcore_srv.grammar import (
     ORIGIN_FORM,
     ORIGIN_REQUEST_LINE,
     REQUEST_LINE,
+    TOKEN_OCTETS,
     is_host,
     percent_decode,
 )
@@ -48,6 +49,7 @@ _known_lines: Final[dict[bytes, RequestLine]] = {}
 _MAX_REMEMBERED_FIELDS_BYTES: Final = 4096
 
 _CR: Final = 0x0D
+_FIRST_OCTETS: Final = TOKEN_OCTETS | {_CR}  # of a head; CR for the empty line before it
 
 
 class HTTPRequest:
@@ -233,15 +235,19 @@ class HTTPRequest:
         Judges line by line, in the order in which the octets came, so that the verdict does
         not depend on how they were cut:
 
-            LF without a CR before it -> 400      longer than its limit -> 414, 431
-            request line complete -> judged       empty line -> complete
+            first octet no method's   -> 400      longer than its limit -> 414, 431
+            LF without a CR before it -> 400      request line complete -> judged
+            empty line -> complete
 
         A bare LF is refused here rather than when the head is complete, since a head that
-        is written with bare LFs never would be: its sender would wait for our time-out.
+        is written with bare LFs never would be: its sender would wait for our time-out. So
+        would one who speaks TLS to a plain port; the first octet tells.
         """
         limits = self._limits
         while self._data:
             data, start = self._data, self._pos
+            if self._scanned == 0 and data[start] not in _FIRST_OCTETS:
+                raise ProtocolError(400, "not a request line: no beginning of a method")
             budget = limits.max_header_bytes if self._line_end else limits.max_request_line_bytes
             bound = start + self._line_end + budget + len("\r\n")
             lf = data.find(b"\n", start + self._scanned, bound)
@@ -250,7 +256,7 @@ class HTTPRequest:
                     raise self._too_long()
                 self._scanned = len(data) - start
                 break
-            if lf == start or data[lf - 1] != _CR:
+            if data[lf - 1] != _CR:
                 raise ProtocolError(400, "LF without CR in a head")
             line_length = lf + 1 - start - self._line_start
             if self._line_end:

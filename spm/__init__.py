@@ -6,7 +6,8 @@ from .control import ask, find
 from .errors import BootFailed, ControlError, SettingsError, SPMError, WorkerBootError
 from .lifeline import Lifeline
 from .manager import SPM
-from .policy import Actions, Observation, Policy, decide
+from .observation import Actions, Observation
+from .policy import Policy, decide
 from .readout import Readout, render
 from .scoreboard import Scoreboard
 from .settings import SPMS

@@ -36,16 +36,3 @@ class ExitStatus:
         # The kernel's out-of-memory killer leaves no other trace that we could read.
         hint = ", perhaps out of memory" if self.signal == signal.SIGKILL else ""
         return f"killed by {name}{hint}"
-
-
-def collect(pidfd: int) -> ExitStatus | None:
-    """Reap the process and return how it ended; None if that is not known (yet).
-
-    None, too, for a process that is not our child: whoever forked it reaps it. WNOHANG:
-    the caller was told by the pidfd and must never wait here.
-    """
-    try:
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-    except ChildProcessError:
-        return None
-    return None if result is None else ExitStatus.of(result)

@@ -11,7 +11,7 @@ from typing import Final
 
 from .events import ForkFailed, WorkerEnded, WorkerForked, WorkerReaped
 from .exit_status import ExitStatus
-from .policy import Death, WorkerState
+from .observation import Death, WorkerState
 from .ports import OperatingSystem
 from .scoreboard import DRAIN, FREE, NOW, RUN, Scoreboard
 from .settings import SPMS
@@ -189,7 +189,7 @@ class Fleet:
         lost = self.departed.bury(handle, self._scoreboard, expected=expected)
         if not expected:
             age_s = (now_ns - handle.spawned_ns) / _NS
-            self._deaths.append(Death(age_s, handle.was_ready))
+            self._deaths.append(Death(age_s, handle.was_ready, handle.generation))
         self._scoreboard.command(slot, FREE)
         self._forward_mail(slot, now_ns, handle.generation)
         self._scoreboard.clear(slot)
@@ -237,11 +237,18 @@ class Fleet:
                 _log.warning("%s has not finished in time; it must leave now", _name(handle))
                 self.leave_now(handle, self._settings.kill_after_s)
             if 0 < handle.kill_deadline_ns <= now_ns and not handle.killed:
-                # False: the template has not told its pidfd yet. Again at the next tick.
-                handle.killed = self._system.kill(handle.slot)
-                if handle.killed:
-                    _log.warning("%s does not leave; sent SIGKILL", _name(handle))
+                self._kill(handle)
         return any(handle.now_deadline_ns or handle.kill_deadline_ns for handle in self)
+
+    def _kill(self, handle: WorkerHandle) -> None:
+        handle.killed = self._system.kill(handle.slot)
+        if handle.killed:
+            _log.warning("%s does not leave; sent SIGKILL", _name(handle))
+        else:
+            # Nobody has told us its process, all this time: the template hangs. When it is
+            # gone, the worker's lifeline tells whether there ever was a worker.
+            _log.error("%s was never forked; ending its template", _name(handle))
+            self._system.kill_template(handle.template)
 
     def _is_hopeless(self, handle: WorkerHandle, now_ns: int) -> bool:
         """Whether a worker never became ready, or is silent for good."""

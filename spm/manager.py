@@ -15,7 +15,6 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final
 
 from . import child
@@ -36,9 +35,10 @@ from .events import (
 )
 from .exit_status import ExitStatus
 from .fleet import Fleet
+from .observation import Actions, Memory, WorkerState
 from .observer import Observer
 from .pid_file import PidFile
-from .policy import Actions, Memory, Policy, WorkerState, decide
+from .policy import Policy, decide
 from .ports import OperatingSystem
 from .readout import Readout
 from .reload import Phase, Reload
@@ -64,8 +64,7 @@ _POKE_GAP_NS: Final = 20 * _MS
 # than most clients pause between requests, but who presses Ctrl+C sits there and waits.
 _LINGER_MS: Final = 2000
 _INTERACTIVE_LINGER_MS: Final = 300
-# So many new workers in a row that do not come up, and a reload is given up.
-_RELOAD_PATIENCE: Final = 3
+# So many templates in a row that cannot load the application, with nobody serving.
 _TEMPLATE_PATIENCE: Final = 5
 # For the kernel to end a process that got SIGKILL.
 _LAST_PATIENCE_S: Final = 2.0
@@ -123,14 +122,14 @@ class SPM:
         self._observer = Observer(
             settings, self._scoreboard, self._fleet, self._system, accept_queue, describe
         )
-        self._reload = Reload()
+        self._reload = Reload(
+            settings, self._scoreboard, self._fleet, self._templates, self._system
+        )
         self._shutdown = Shutdown()
         self._control = ControlServer(self._system, {"status": lambda: self.readout().as_dict()})
         self._pid_file = PidFile(settings.pid_file) if settings.pid_file else None
         self._memory = Memory()
         self._last: Actions | None = None
-        self._generation = 1
-        self._newest_generation = 1
         self._next_tick_ns = 0
         self._ticked_ns = 0
         self._queued_ticks = 0
@@ -145,20 +144,19 @@ class SPM:
             nothing is left behind. Only in the main thread.
         """
         try:
-            self._system.open()
-            if self._start():
-                while not self.step(self._next_wait_s()):
+            if self.start():
+                while not self.step():
                     pass
         finally:
-            self._end_templates()
-            self._clean_up()
+            self.finish()
         if self._failure is not None:
             raise self._failure
         return 0
 
-    def step(self, timeout_s: float) -> bool:
-        """Wait for news, handle them, and tick if it is time; True when all is over."""
-        for event in self._system.wait(timeout_s):
+    def step(self) -> bool:
+        """Wait for news or the next tick, do what is due; True when all is over."""
+        wait_ns = max(0, self._next_tick_ns - self._system.now_ns())
+        for event in self._system.wait(wait_ns / _NS):
             self._handle(event)
         if self._system.now_ns() >= self._next_tick_ns:
             self._tick()
@@ -167,17 +165,17 @@ class SPM:
     def readout(self) -> Readout:
         """Return all numbers as they are now."""
         self._fleet.look()
-        return self._observer.readout(self._generation, self._reload, self._last)
+        return self._observer.readout(self._reload, self._last)
 
     # --- start and end -------------------------------------------------------------
 
-    def _start(self) -> bool:
+    def start(self) -> bool:
         """Load the application, then bind: a broken application never opens a port.
 
-        False: somebody stopped us meanwhile.
+        False: somebody stopped us meanwhile. Raises: BootFailed.
         """
-        self._scoreboard.set_generation(self._generation)
-        template = self._templates.start(self._generation)
+        self._system.open()
+        template = self._templates.start(self._reload.generation)
         while template.state is TemplateState.LOADING:
             for event in self._system.wait(1.0):
                 self._handle(event)
@@ -200,21 +198,9 @@ class SPM:
         self._metrics_ns = self._system.now_ns()
         return True
 
-    def _end_templates(self) -> None:
-        """Let the templates end, and end those that do not. Bounded in time."""
-        for handle in self._templates.all():
-            self._system.stop_template(handle.number)
-            if handle.state is TemplateState.LOADING:
-                self._templates.kill(handle)
-        for patience_s in (self._settings.kill_after_s, _LAST_PATIENCE_S):
-            deadline_ns = self._system.now_ns() + int(patience_s * _NS)
-            while len(self._templates) and self._system.now_ns() < deadline_ns:
-                for event in self._system.wait((deadline_ns - self._system.now_ns()) / _NS):
-                    self._handle(event)
-            for handle in self._templates.all():
-                self._templates.kill(handle)
-
-    def _clean_up(self) -> None:
+    def finish(self) -> None:
+        """End what is left and remove every trace."""
+        self._end_templates()
         self._control.close()
         if self._pid_file is not None:
             self._pid_file.release()
@@ -222,6 +208,19 @@ class SPM:
         self._system.close()
         self._inboxes.close()
         self._release()
+
+    def _end_templates(self) -> None:
+        """Let the templates end, and end those that do not. Bounded in time."""
+        for handle in self._templates.all():
+            self._templates.retire(handle)
+            self._system.stop_template(handle.number)
+        for patience_s in (self._settings.kill_after_s, _LAST_PATIENCE_S):
+            deadline_ns = self._system.now_ns() + int(patience_s * _NS)
+            while len(self._templates) and self._system.now_ns() < deadline_ns:
+                for event in self._system.wait((deadline_ns - self._system.now_ns()) / _NS):
+                    self._handle(event)
+            for handle in self._templates.all():
+                self._templates.kill(handle)
 
     # --- the tick --------------------------------------------------------------------
 
@@ -240,23 +239,21 @@ class SPM:
             self._insist(now_ns)
         elif self._serving:
             pending = self._observe_decide_act(now_ns) or late
-            self._advance_reload()
+            self._reload.advance(self._memory.failed_starts, self._last.wanted if self._last else 0)
+            self._reload.retire_templates()
             self._nudge_if_queued()
             self._write_metrics(now_ns)
-        self._retire_templates()
         self._schedule(now_ns, pending=pending)
 
     def _observe_decide_act(self, now_ns: int) -> bool:
         """The middle of it all; returns whether something had to be put off."""
-        template = self._templates.ready_for(self._generation)
-        seen = self._observer.look(
-            self._generation, self._reload, self._memory, can_spawn=template is not None
-        )
+        template = self._templates.ready_for(self._reload.generation)
+        seen = self._observer.look(self._reload, self._memory, can_spawn=template is not None)
         actions = decide(seen, self._policy, now_ns / _NS)
         self._memory, self._last = actions.memory, actions
         self._scoreboard.set_target(actions.wanted)
         self._act(actions, template)
-        loading = self._templates.keep_one_for(self._generation)
+        loading = self._templates.keep_one_for(self._reload.generation)
         return actions.pending or loading
 
     def _act(self, actions: Actions, template: TemplateHandle | None) -> None:
@@ -267,7 +264,7 @@ class SPM:
             self._fleet.revive(slot)
         spawned = 0
         if actions.spawn and template is not None:
-            spawned = self._fleet.spawn(template.number, self._generation, actions.spawn)
+            spawned = self._fleet.spawn(template.number, self._reload.generation, actions.spawn)
         for handle in [h for h in self._fleet if h.slot in actions.retire]:
             self._fleet.drain(handle)
         did = {
@@ -279,9 +276,6 @@ class SPM:
             what = ", ".join(f"{word} {count}" for word, count in did.items() if count)
             _log.info("%s: %s (Total %d)", what, actions.why, len(self._fleet))
 
-    def _next_wait_s(self) -> float:
-        return max(0, self._next_tick_ns - self._system.now_ns()) / _NS
-
     def _schedule(self, now_ns: int, *, pending: bool) -> None:
         quiet = not (
             pending
@@ -290,9 +284,9 @@ class SPM:
             or len(self._fleet) != self._settings.min_workers
             or any(handle.state is not WorkerState.READY for handle in self._fleet)
             or self._control.busy
-            or self._templates_waiting()
+            or self._templates.waiting
         )
-        live = len(self._fleet.of_generation(self._generation))
+        live = len(self._fleet.of_generation(self._reload.generation))
         more = live < self._settings.max_workers and not self._shutdown.asked
         if quiet:
             gap_ns = _QUIET_TICK_NS
@@ -320,9 +314,7 @@ class SPM:
     def _write_metrics(self, now_ns: int) -> None:
         if self._settings.metrics_interval_s and now_ns >= self._metrics_due_ns():
             self._metrics_ns = now_ns
-            readout = self._observer.readout(
-                self._generation, self._reload, self._last, with_workers=False
-            )
+            readout = self._observer.readout(self._reload, self._last, with_workers=False)
             _metrics_log.info("%s", readout.one_line())
 
     # --- events --------------------------------------------------------------------------
@@ -345,7 +337,8 @@ class SPM:
             case WorkerBootFailed():
                 self._worker_boot_failed(event)
             case TemplateReady(template):
-                self._template_ready(template)
+                self._templates.note_ready(template)
+                self._reload.template_ready(template)
             case TemplateFailed(template, message, exit_status):
                 self._templates.note_failed(template, message, exit_status)
             case TemplateEnded(template, status):
@@ -360,7 +353,8 @@ class SPM:
     def _signalled(self, number: int) -> None:
         if number == signal.SIGHUP:
             if self._serving and not self._shutdown.asked:
-                self._ask_for_reload()
+                _log.info("SIGHUP: reload")
+                self._reload.ask()
             return
         interactive = number == signal.SIGINT
         if interactive and sys.stderr is not None and sys.stderr.isatty():
@@ -406,111 +400,16 @@ class SPM:
             self._fail(BootFailed(event.message, event.exit_status))
             return
         _log.error("a worker could not start: %s", event.message)
-        if self._reload.rising:
-            self._give_up_reload("the application could not be loaded")
-
-    # --- templates and reload -------------------------------------------------------------
-
-    def _template_ready(self, number: int) -> None:
-        handle = self._templates.note_ready(number)
-        if handle is None:
-            return
-        if self._reload.phase is Phase.LOADING and number == self._reload.template:
-            self._rise()
+        self._reload.worker_boot_failed()
 
     def _template_ended(self, number: int, status: ExitStatus | None) -> None:
         handle = self._templates.note_ended(number, status)
-        if handle is None or handle.state is TemplateState.RETIRING or not self._serving:
-            return
-        if self._shutdown.asked:
+        expected = handle is None or handle.state is TemplateState.RETIRING
+        if handle is None or expected or self._shutdown.asked or not self._serving:
             return
         if handle.state is TemplateState.LOADING:
             _log.error("%s", handle.message)
-        if self._reload.phase is Phase.LOADING and number == self._reload.template:
-            self._give_up_reload("the new application could not be loaded")
-        elif self._templates.failures >= _TEMPLATE_PATIENCE and not len(self._fleet):
+        if self._reload.template_ended(number):
+            return
+        if self._templates.failures >= _TEMPLATE_PATIENCE and not len(self._fleet):
             self._fail(WorkerBootError(f"gave up: {handle.message}"))
-
-    def _ask_for_reload(self) -> None:
-        if self._reload.phase is not Phase.IDLE:
-            self._reload.asked_again = True
-            _log.info("SIGHUP: another reload will follow this one")
-            return
-        _log.info("SIGHUP: loading the application afresh")
-        self._newest_generation += 1
-        try:
-            template = self._templates.start(self._newest_generation)
-        except OSError as error:
-            _log.error("no template could be forked: %s; the old generation goes on", error)
-            return
-        self._reload.begin(self._generation, self._newest_generation, template.number)
-
-    def _rise(self) -> None:
-        """The new application is loaded: as many new workers as serve now are to come."""
-        serving = len(self._fleet.of_generation(self._generation))
-        low, high = self._settings.min_workers, self._settings.max_workers
-        self._reload.rise(max(low, min(high, serving)))
-        self._generation = self._reload.new
-        self._scoreboard.set_generation(self._generation)
-        # What the old generation's workers died of is no reason to make the new ones wait.
-        self._memory = replace(self._memory, failed_starts=0, young_deaths=0, retry_s=float("-inf"))
-
-    def _advance_reload(self) -> None:
-        """Take the next step of a reload if its time has come."""
-        reload = self._reload
-        if reload.phase is Phase.LOADING:
-            self._limit_loading()
-        elif reload.phase is Phase.RISING:
-            live = self._fleet.of_generation(reload.new)
-            ready = [h for h in live if h.state is WorkerState.READY]
-            if self._memory.failed_starts >= _RELOAD_PATIENCE:
-                self._give_up_reload("its workers do not come up")
-            elif len(ready) >= min(reload.floor, self._last.wanted if self._last else 0):
-                _log.info("generation %d serves; the old one leaves", reload.new)
-                self._drain_generations(but=reload.new)
-                reload.leave()
-        elif reload.phase is Phase.LEAVING and all(h.generation == reload.new for h in self._fleet):
-            _log.info("reload complete: generation %d", reload.new)
-            self._end_reload()
-
-    def _limit_loading(self) -> None:
-        handle = self._templates.find(self._reload.template)
-        if handle is None or handle.killed:
-            return
-        late_ns = self._system.now_ns() - handle.started_ns
-        if late_ns >= int(self._settings.boot_timeout_s * _NS):
-            handle.message = f"the application was not loaded after {late_ns / _NS:.0f} s"
-            self._templates.kill(handle)
-
-    def _give_up_reload(self, why: str) -> None:
-        _log.error("reload failed: %s; generation %d goes on serving", why, self._reload.old)
-        self._generation = self._reload.old
-        self._scoreboard.set_generation(self._generation)
-        self._memory = replace(self._memory, failed_starts=0, young_deaths=0, retry_s=float("-inf"))
-        self._drain_generations(but=self._reload.old)
-        self._templates.forget_failures()  # they were the new application's
-        self._end_reload()
-
-    def _end_reload(self) -> None:
-        if self._reload.end():
-            self._ask_for_reload()
-
-    def _drain_generations(self, *, but: int) -> None:
-        for handle in self._fleet:
-            if handle.generation != but and not handle.told_to_leave:
-                self._fleet.drain(handle)
-
-    def _retire_templates(self) -> None:
-        """End templates of other generations, once they have no child left to reap."""
-        wanted = {self._generation}
-        if self._reload.phase is not Phase.IDLE:
-            wanted |= {self._reload.old, self._reload.new}
-        for handle in self._templates.all():
-            if handle.generation in wanted or self._shutdown.asked:
-                continue
-            self._templates.retire(handle)
-            if not self._fleet.uses_template(handle.number):
-                self._system.stop_template(handle.number)
-
-    def _templates_waiting(self) -> bool:
-        return any(t.state is not TemplateState.READY for t in self._templates.all())

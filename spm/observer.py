@@ -9,7 +9,7 @@ from typing import Final
 from .fleet import Fleet
 from .histogram import add
 from .meter import Meter, ServiceTimes, Snapshot
-from .policy import Actions, Memory, Observation
+from .observation import Actions, Memory, Observation
 from .ports import OperatingSystem
 from .readout import Readout, WorkerLine, count_states
 from .reload import Reload
@@ -60,9 +60,7 @@ class Observer:
         self._status_memory: dict[int, tuple[int, dict[str, int]]] = {}
         self.accept_queue = 0
 
-    def look(
-        self, generation: int, reload: Reload, memory: Memory, *, can_spawn: bool
-    ) -> Observation:
+    def look(self, reload: Reload, memory: Memory, *, can_spawn: bool) -> Observation:
         """Return what is to be seen now. The fleet has been looked at already."""
         now_ns = self._system.now_ns()
         self.accept_queue = max(0, self._accept_queue())
@@ -74,7 +72,7 @@ class Observer:
             self._meter.add(self._snapshot(totals, now_ns))
         return Observation(
             workers=tuple(handle.seen() for handle in self._fleet),
-            generation=generation,
+            generation=reload.generation,
             arrived=totals.begun + self.accept_queue,
             ended=totals.ended,
             service_s=totals.service_ns / _NS,
@@ -106,7 +104,6 @@ class Observer:
 
     def readout(
         self,
-        generation: int,
         reload: Reload,
         last: Actions | None,
         *,
@@ -142,7 +139,7 @@ class Observer:
             lost=self._fleet.departed.lost,
             errors=totals.errors,
             handed_over=totals.handed_out,
-            generation=generation,
+            generation=reload.generation,
             wanted=last.wanted if last else self._settings.min_workers,
             demand=round(last.demand, 2) if last else 0.0,
             reload=reload.phase.value,

@@ -18,25 +18,15 @@ Everything remembered travels in `Observation.memory` and comes back in `Actions
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import ceil, inf, sqrt
 from typing import Final
 
+from .observation import Actions, Memory, Observation, WorkerSeen, WorkerState
 from .settings import SPMS
 
 # Rounding noise must not cost a worker: 4.000000001 threads are 4.
 _EPSILON: Final = 1e-9
-
-
-class WorkerState(enum.Enum):
-    """A worker as the policy sees it."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    EXITING = "exiting"
-    WEDGED = "wedged"  # ready once, and silent since: neither capacity nor a victim
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,105 +83,6 @@ class Policy:
             memory_limit_bytes=settings.memory_limit_bytes,
             memory_reserve_bytes=settings.memory_reserve_bytes,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSeen:
-    """One worker at this look. cpu: share of a core it used lately."""
-
-    slot: int
-    state: WorkerState
-    generation: int = 0
-    busy: int = 0
-    waiting: int = 0
-    connections: int = 0
-    spawned_s: float = 0.0
-    cpu: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A worker that ended without having been told to."""
-
-    age_s: float
-    was_ready: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What decide() remembers from look to look.
-
-    samples: (time, arrivals, busy seconds) over the window; recent: (time, requests
-    present if any waited) over the persistence time; peaks: (time, workers needed),
-    falling, over the hold.
-    """
-
-    samples: tuple[tuple[float, float, float], ...] = ()
-    recent: tuple[tuple[float, int], ...] = ()
-    peaks: tuple[tuple[float, int], ...] = ()
-    ended: int = 0
-    service_s: float = 0.0
-    mean_service_s: float = 0.0
-    hold_s: float = 0.0
-    relaxed_s: float = -inf
-    spawned_s: float = -inf
-    retired_s: float = -inf
-    cpu_full_since_s: float = inf
-    failed_starts: int = 0
-    young_deaths: int = 0
-    retry_s: float = -inf
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What the manager saw at this look.
-
-    generation: the one that is to serve; workers of others count as load, not as capacity.
-    arrived: requests begun since the start, by the living and the dead, and accept_queue.
-    ended, service_s: requests finished since the start and the seconds they took.
-    busy_s: the integral of busy threads over time.
-    accept_queue: connections that nobody has accepted yet.
-    deaths: since the last look.
-    can_spawn: False while there is no template to fork from.
-    floor: at least so many workers (a reload brings up as many as served before).
-    reloading: the new generation is coming up: nothing is retired.
-    """
-
-    workers: tuple[WorkerSeen, ...]
-    generation: int = 0
-    arrived: int = 0
-    ended: int = 0
-    service_s: float = 0.0
-    busy_s: float = 0.0
-    accept_queue: int = 0
-    deaths: tuple[Death, ...] = ()
-    machine_cpu: float = 0.0
-    worker_memory_bytes: int = 0
-    memory_available_bytes: int = 1 << 62
-    can_spawn: bool = True
-    floor: int = 0
-    reloading: bool = False
-    memory: Memory = field(default_factory=Memory)
-
-
-@dataclass(frozen=True, slots=True)
-class Actions:
-    """What to do now. At most one of (spawn and revive), retire and give_up is not empty.
-
-    why: the reason, for the log; empty if there is nothing to do.
-    pending: something was wanted that has to wait (a hold, a back-off, a fork under way),
-        so look again soon.
-    """
-
-    memory: Memory
-    spawn: int = 0
-    revive: tuple[int, ...] = ()
-    retire: tuple[int, ...] = ()
-    give_up: bool = False
-    wanted: int = 0
-    demand: float = 0.0
-    why: str = ""
-    pending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,13 +151,19 @@ def workers_for(demand: float, policy: Policy) -> int:
 def _account_for_deaths(seen: Observation, crew: _Crew, policy: Policy, now_s: float) -> Memory:
     """Let failed starts wait longer each time; forget them when a worker has lasted."""
     memory = seen.memory
+    if memory.generation != seen.generation:
+        # What the old application's workers died of is no reason to make the new one wait.
+        memory = replace(
+            memory, generation=seen.generation, failed_starts=0, young_deaths=0, retry_s=-inf
+        )
     failed, young = memory.failed_starts, memory.young_deaths
     retry_s = memory.retry_s
-    if any(not death.was_ready for death in seen.deaths):
+    deaths = [death for death in seen.deaths if death.generation == seen.generation]
+    if any(not death.was_ready for death in deaths):
         failed += 1
         pause_s = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(failed, 32))
         retry_s = max(retry_s, now_s + pause_s)
-    if any(death.was_ready and death.age_s < policy.young_s for death in seen.deaths):
+    if any(death.was_ready and death.age_s < policy.young_s for death in deaths):
         # It served before it died: somebody kills workers, or one request does. The
         # others still get their answers, so the first two are replaced at once and the
         # pause stays short; its only purpose is not to spend the machine on forking.
@@ -274,9 +171,9 @@ def _account_for_deaths(seen: Observation, crew: _Crew, policy: Policy, now_s: f
         if young > 2:
             pause_s = policy.backoff_s * 2.0 ** min(young - 3, 32)
             retry_s = max(retry_s, now_s + min(policy.young_backoff_max_s, pause_s))
-    if not seen.deaths and any(now_s - w.spawned_s >= policy.young_s for w in crew.ready):
+    if not deaths and any(now_s - w.spawned_s >= policy.young_s for w in crew.ready):
         failed, young = 0, 0
-    elif failed and crew.ready and not seen.deaths:
+    elif failed and crew.ready and not deaths:
         # Somebody got ready, so starting is possible; only the row of failures counts.
         failed = min(failed, policy.give_up_after - 1)
     return replace(memory, failed_starts=failed, young_deaths=young, retry_s=retry_s)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .meter import ServiceTimes
-from .policy import WorkerState
+from .observation import WorkerState
 from .worker import WorkerHandle
 
 _MB = 1 << 20

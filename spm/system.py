@@ -16,12 +16,11 @@ import json
 import logging
 import os
 import select
-import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 from . import child, machine
 from .events import (
@@ -37,52 +36,20 @@ from .events import (
     WorkerPoked,
     WorkerReaped,
 )
-from .exit_status import ExitStatus, collect
+from .exit_status import ExitStatus
 from .lifeline import Lifeline
+from .pidfd import PidFD
+from .ports import Watched
 from .scoreboard import Scoreboard
 from .siblings import Inboxes
+from .signals import SignalPipe
 from .template import CONTROL_LIMIT, Template, control_pair
 
 _log = logging.getLogger("smart_http.spm")
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MESSAGES_PER_LOOK: Final = 64
 
 Callback = Callable[[int], None]
-
-
-class Watched(Protocol):
-    """Something with a descriptor that the loop may watch."""
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-
-    def close(self) -> None:
-        """Close it (called in a forked template, to which it must not belong)."""
-
-
-class PidFD:
-    """A descriptor that stands for one process, whatever becomes of its number."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def fileno(self) -> int:
-        """Return the descriptor, readable as soon as the process is dead."""
-        return self._fd
-
-    def kill(self) -> None:
-        """Send SIGKILL; to a process that is gone already it does not matter."""
-        try:
-            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-
-    def close(self) -> None:
-        """Close the descriptor, once."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 @dataclass(slots=True)
@@ -129,8 +96,7 @@ class System:
         self._templates: dict[int, _TemplateProcess] = {}
         self._workers: dict[int, _WorkerProcess] = {}  # by slot
         self._events: list[Event] = []
-        self._handlers: dict[int, Any] = {}
-        self._wakeup: socket.socket | None = None
+        self._signals = SignalPipe()
         self.usable_cores = machine.usable_cores()
 
     # --- clock, signals, waiting ------------------------------------------------
@@ -141,22 +107,12 @@ class System:
 
     def open(self) -> None:
         """Begin to listen to signals. Only in the main thread."""
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        self._wakeup = writer
-        # The descriptor first: a signal that comes in between is then not overlooked.
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in _SIGNALS:
-            self._handlers[number] = signal.signal(number, _noted_by_wakeup_fd)
-        self.watch(reader, select.EPOLLIN, lambda _: self._read_signals(reader))
+        self._signals.open()
+        self.watch(self._signals, select.EPOLLIN, lambda _: self._read_signals())
 
     def close(self) -> None:
         """Give signals back to whoever had them, and close everything."""
-        signal.set_wakeup_fd(-1)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+        self._signals.restore()
         for watched, _ in list(self._watched.values()):
             self.unwatch(watched)
             watched.close()
@@ -222,11 +178,16 @@ class System:
         self.watch(process.pidfd, select.EPOLLIN, lambda _: self._template_ended(process))
 
     def stop_template(self, number: int) -> None:
-        """Let a template end: its control socket is at end-of-file."""
+        """Let a template end: its control socket is at end-of-file.
+
+        Our end stays open for its last words, how its last workers ended.
+        """
         process = self._templates.get(number)
-        if process is not None:
-            self.unwatch(process.control)
-            process.control.close()
+        if process is not None and process.control.fileno() >= 0:
+            try:
+                process.control.shutdown(socket.SHUT_WR)
+            except OSError:
+                return  # it is gone already; its pidfd says so
 
     def kill_template(self, number: int) -> None:
         """End a template that does not end (its import hangs)."""
@@ -286,13 +247,12 @@ class System:
         """As process 1 of a container: bury orphans that the kernel gave to us."""
         if os.getpid() != 1:
             return
-        ours = {process.pidfd.fileno() for process in self._templates.values()}
         while True:
             try:
                 dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if dead is None or self._is_expected(dead.si_pid, ours):
+            if dead is None or self._is_watched(dead.si_pid):
                 return  # its own pidfd event collects it
             os.waitid(os.P_PID, dead.si_pid, os.WEXITED | os.WNOHANG)
 
@@ -316,12 +276,8 @@ class System:
 
     # --- what becomes ready -------------------------------------------------------
 
-    def _read_signals(self, reader: socket.socket) -> None:
-        try:
-            numbers = reader.recv(256)
-        except BlockingIOError:
-            return
-        self._events += [SignalCame(number) for number in numbers if number in _SIGNALS]
+    def _read_signals(self) -> None:
+        self._events += [SignalCame(number) for number in self._signals.read()]
 
     def _read_template(self, process: _TemplateProcess) -> None:
         for _ in range(_MESSAGES_PER_LOOK):
@@ -398,7 +354,7 @@ class System:
         if worker.pidfd is not None:
             # Its parent reaps it. If the parent is dead and we are process 1 of a
             # container, its parent is us now.
-            status = collect(worker.pidfd.fileno())
+            status = worker.pidfd.collect()
             self.unwatch(worker.pidfd)
         if worker.heard:
             self._read_lifeline(worker)  # what it said with its last breath
@@ -407,7 +363,7 @@ class System:
     def _template_ended(self, process: _TemplateProcess) -> None:
         if process.control.fileno() >= 0:
             self._read_template(process)
-        status = collect(process.pidfd.fileno())
+        status = process.pidfd.collect()
         self.unwatch(process.pidfd)
         process.pidfd.close()
         if process.control.fileno() >= 0:
@@ -455,9 +411,7 @@ class System:
             process.control.close()
             process.pidfd.close()
         self._templates.clear()
-        if self._wakeup is not None:
-            self._wakeup.close()
-            self._wakeup = None
+        self._signals.close()
         self._watched.clear()
         self._epoll.close()
 
@@ -466,23 +420,8 @@ class System:
             worker.heard = False
             self.unwatch(worker.lifeline)
 
-    def _is_expected(self, pid: int, pidfds: set[int]) -> bool:
-        """Whether a dead child of ours is a template or a worker that is being watched."""
-        workers = {w.pidfd.fileno() for w in self._workers.values() if w.pidfd is not None}
-        return any(_pid_of(fd) == pid for fd in pidfds | workers)
-
-
-def _noted_by_wakeup_fd(number: int, frame: object) -> None:
-    """Do nothing: the C handler has written the number to the wake-up descriptor."""
-
-
-def _pid_of(pidfd: int) -> int:
-    """Return the pid behind a pidfd, -1 if it is not known (any more)."""
-    try:
-        with open(f"/proc/self/fdinfo/{pidfd}") as lines:
-            for line in lines:
-                if line.startswith("Pid:"):
-                    return int(line.split()[1])
-    except OSError:
-        return -1
-    return -1
+    def _is_watched(self, pid: int) -> bool:
+        """Whether a dead child of ours is a template or a worker that we know."""
+        pidfds = [process.pidfd for process in self._templates.values()]
+        pidfds += [w.pidfd for w in self._workers.values() if w.pidfd is not None]
+        return any(pidfd.pid() == pid for pidfd in pidfds)

@@ -26,8 +26,8 @@ import threading
 from typing import Any, Final, NoReturn
 
 from . import child
-from .exit_status import collect
 from .lifeline import Lifeline
+from .pidfd import PidFD
 from .scoreboard import Scoreboard
 from .siblings import Inboxes
 
@@ -67,7 +67,8 @@ class Template:
         self._inboxes = inboxes
         self._preload = preload
         self._stale_ns = stale_ns
-        self._workers: dict[int, tuple[int, int]] = {}  # pidfd -> slot, incarnation
+        # by descriptor: the process, its slot, its incarnation
+        self._workers: dict[int, tuple[PidFD, int, int]] = {}
         self._epoll = select.epoll()
 
     def run(self) -> NoReturn:
@@ -114,7 +115,14 @@ class Template:
                 if fd != control_fd:
                     self._reap(fd)
                 elif not self._answer():
+                    self._reap_the_last(control_fd)
                     return
+
+    def _reap_the_last(self, control_fd: int) -> None:
+        """Report who is dead by now; whoever dies later is buried by process 1."""
+        self._epoll.unregister(control_fd)
+        for fd, _ in self._epoll.poll(0):
+            self._reap(fd)
 
     def _answer(self) -> bool:
         """Handle one message of the manager; False at end-of-file."""
@@ -149,11 +157,11 @@ class Template:
             self._tell_fork_failed(slot, incarnation, str(error))
             return
         # Before anybody can have reaped it, so this cannot be a stranger's pid.
-        pidfd = os.pidfd_open(pid)
-        self._workers[pidfd] = (slot, incarnation)
+        pidfd = PidFD(os.pidfd_open(pid))
+        self._workers[pidfd.fileno()] = (pidfd, slot, incarnation)
         self._epoll.register(pidfd, select.EPOLLIN)
         news = {"news": "forked", "slot": slot, "incarnation": incarnation, "pid": pid}
-        self._tell(news, pidfd)
+        self._tell(news, pidfd.fileno())
 
     def _become_worker(self, slot: int, incarnation: int, lifeline: Lifeline) -> NoReturn:
         try:
@@ -176,15 +184,15 @@ class Template:
         """Close what only the template may hold."""
         self._epoll.close()
         self._control.close()
-        for pidfd in self._workers:
-            os.close(pidfd)
+        for pidfd, _, _ in self._workers.values():
+            pidfd.close()
         self._workers.clear()
 
-    def _reap(self, pidfd: int) -> None:
-        status = collect(pidfd)
+    def _reap(self, fd: int) -> None:
+        pidfd, slot, incarnation = self._workers.pop(fd)
+        status = pidfd.collect()
         self._epoll.unregister(pidfd)
-        os.close(pidfd)
-        slot, incarnation = self._workers.pop(pidfd)
+        pidfd.close()
         if status is not None:
             news = {"news": "reaped", "slot": slot, "incarnation": incarnation}
             self._tell({**news, "status": status.status, "signal": status.signal})

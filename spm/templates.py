@@ -131,6 +131,11 @@ class Templates:
         return handle
 
     @property
+    def waiting(self) -> bool:
+        """Whether one is loading, or retiring and not yet gone."""
+        return any(t.state is not TemplateState.READY for t in self._all.values())
+
+    @property
     def failures(self) -> int:
         """How many templates in a row could not import the application."""
         return self._failures

@@ -16,7 +16,7 @@ from typing import Final
 
 from .exit_status import ExitStatus
 from .histogram import BUCKETS, add
-from .policy import WorkerSeen, WorkerState
+from .observation import WorkerSeen, WorkerState
 from .scoreboard import (
     DRAIN,
     NOW,

@@ -6,12 +6,13 @@ were that the bytes came in must not show anywhere in it.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from httpcore_srv.errors import ProtocolError
-from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, RequestHead
+from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, Message, RequestHead
 from httpcore_srv.request_parser import HTTPRequest
 from httpcore_srv.settings import HTTPLimits
 
@@ -65,18 +66,23 @@ def take_all(parser: HTTPRequest, transcript: Transcript) -> bool:
     """Take out and write down messages until more data is needed; False after a fault."""
     try:
         while (message := parser.next_message()) is not NEED_DATA:
-            if isinstance(message, RequestHead):
-                transcript.requests.append(_seen(message))
-            elif message is END_OF_MESSAGE:
-                transcript.requests[-1].whole = True
-            else:
-                assert type(message) is bytes, "a piece of a body"
-                assert message, "a piece of a body is never empty"
-                transcript.requests[-1].body += message
+            write_down(message, transcript)
     except ProtocolError as error:
         transcript.status = error.status
         return False
     return True
+
+
+def write_down(message: Message, transcript: Transcript) -> None:
+    """Add to `transcript` what a parser gave out."""
+    if isinstance(message, RequestHead):
+        transcript.requests.append(_seen(message))
+    elif message is END_OF_MESSAGE:
+        transcript.requests[-1].whole = True
+    else:
+        assert type(message) is bytes, "a piece of a body"
+        assert message, "a piece of a body is never empty"
+        transcript.requests[-1].body += message
 
 
 def _seen(head: RequestHead) -> Seen:
@@ -112,6 +118,4 @@ def cuttings(data: bytes, *, random_ones: int = 8) -> Iterator[list[bytes]]:
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     """Cut `data` at `places`."""
     edges = [0, *sorted(set(places)), len(data)]
-    return [
-        data[begin:end] for begin, end in zip(edges, edges[1:], strict=False) if begin < end
-    ]
+    return [data[begin:end] for begin, end in itertools.pairwise(edges) if begin < end]

@@ -30,7 +30,7 @@ APP = (
     "def make():\n"
     "    return app\n"
 )
-ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
+ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)\D")
 
 
 class Running:

@@ -94,6 +94,7 @@ def test_the_text_names_figures_failures_and_what_was_skipped() -> None:
     ]
     assert "waitress skipped: absent" in text
     assert text.count("hello, bjoern: ended before it answered") == 1
+    assert f"hello, {OURS}, round 2: 2 response(s) of status 400 and above" in text
     assert "50*" in text
 
 

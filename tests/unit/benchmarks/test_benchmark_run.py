@@ -91,7 +91,7 @@ def test_a_server_has_no_turn_in_a_scenario_that_says_nothing_about_it() -> None
 
 def test_every_server_with_threads_gets_the_same_number() -> None:
     for server in SERVERS:
-        words = " ".join(server.argv(1, replace(HELLO, threads=37)))
+        words = " ".join(server.command(1, HELLO.app, 37))
         assert ("37" in words) is server.has_threads
 
 

@@ -16,7 +16,9 @@ CORPUS = Path(__file__).parents[2] / "corpus"
 
 def cases(kind: str) -> list[Any]:
     return [
-        pytest.param(path.read_bytes(), json.loads(path.with_suffix(".json").read_text()), id=path.stem)
+        pytest.param(
+            path.read_bytes(), json.loads(path.with_suffix(".json").read_text()), id=path.stem
+        )
         for path in sorted((CORPUS / kind).glob("*.http"))
     ]
 

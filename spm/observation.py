@@ -1,0 +1,118 @@
+"""What goes into decide() and what comes out of it: frozen values."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from math import inf
+
+
+class WorkerState(enum.Enum):
+    """A worker as the policy sees it."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    EXITING = "exiting"
+    WEDGED = "wedged"  # ready once, and silent since: neither capacity nor a victim
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """One worker at this look. cpu: share of a core it used lately."""
+
+    slot: int
+    state: WorkerState
+    generation: int = 0
+    busy: int = 0
+    waiting: int = 0
+    connections: int = 0
+    spawned_s: float = 0.0
+    cpu: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A worker that ended without having been told to."""
+
+    age_s: float
+    was_ready: bool
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What decide() remembers from look to look.
+
+    samples: (time, arrivals, busy seconds) over the window; recent: (time, requests
+    present if any waited) over the persistence time; peaks: (time, workers needed),
+    falling, over the hold. generation: whose failures are counted.
+    """
+
+    samples: tuple[tuple[float, float, float], ...] = ()
+    recent: tuple[tuple[float, int], ...] = ()
+    peaks: tuple[tuple[float, int], ...] = ()
+    ended: int = 0
+    service_s: float = 0.0
+    mean_service_s: float = 0.0
+    hold_s: float = 0.0
+    relaxed_s: float = -inf
+    spawned_s: float = -inf
+    retired_s: float = -inf
+    cpu_full_since_s: float = inf
+    generation: int = 0
+    failed_starts: int = 0
+    young_deaths: int = 0
+    retry_s: float = -inf
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the manager saw at this look.
+
+    generation: the one that is to serve; workers of others count as load, not as capacity.
+    arrived: requests begun since the start, by the living and the dead, and accept_queue.
+    ended, service_s: requests finished since the start and the seconds they took.
+    busy_s: the integral of busy threads over time.
+    accept_queue: connections that nobody has accepted yet.
+    deaths: since the last look.
+    can_spawn: False while there is no template to fork from.
+    floor: at least so many workers (a reload brings up as many as served before).
+    reloading: the new generation is coming up: nothing is retired.
+    """
+
+    workers: tuple[WorkerSeen, ...]
+    generation: int = 0
+    arrived: int = 0
+    ended: int = 0
+    service_s: float = 0.0
+    busy_s: float = 0.0
+    accept_queue: int = 0
+    deaths: tuple[Death, ...] = ()
+    machine_cpu: float = 0.0
+    worker_memory_bytes: int = 0
+    memory_available_bytes: int = 1 << 62
+    can_spawn: bool = True
+    floor: int = 0
+    reloading: bool = False
+    memory: Memory = field(default_factory=Memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What to do now. At most one of (spawn and revive), retire and give_up is not empty.
+
+    why: the reason, for the log; empty if there is nothing to do.
+    pending: something was wanted that has to wait (a hold, a back-off, a fork under way),
+        so look again soon.
+    """
+
+    memory: Memory
+    spawn: int = 0
+    revive: tuple[int, ...] = ()
+    retire: tuple[int, ...] = ()
+    give_up: bool = False
+    wanted: int = 0
+    demand: float = 0.0
+    why: str = ""
+    pending: bool = False
