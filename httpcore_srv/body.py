@@ -41,6 +41,7 @@ class ContentLengthReader:
         self.done = length == 0
 
     def take(self, data: bytes | bytearray, pos: int) -> tuple[bytes, int]:
+        """Take what there is of the body. See `BodyReader`."""
         stop = min(pos + self._left, len(data))
         self._left -= stop - pos
         self.done = self._left == 0
@@ -82,6 +83,7 @@ class ChunkedReader:
         self.done = False
 
     def take(self, data: bytes | bytearray, pos: int) -> tuple[bytes, int]:
+        """Take what there is of the body. See `BodyReader`."""
         pieces: list[bytes | bytearray] = []
         try:
             while not self.done:

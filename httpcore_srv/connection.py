@@ -83,13 +83,12 @@ class Connection:
     """
 
     __slots__ = (
+        "_body",
         "_body_bytes",
         "_head",
         "_limits",
         "_open_spool",
         "_parser",
-        "_pieces",
-        "_spool",
         "body_length",
         "head_just_began",
         "state",
@@ -105,9 +104,8 @@ class Connection:
         self._open_spool = open_spool
         self._parser = HTTPRequest(limits)
         self._head: RequestHead | None = None  # whose body is being received
-        self._pieces: list[bytes] = []
         self._body_bytes = 0
-        self._spool: IO[bytes] | None = None
+        self._body: IO[bytes] | None = None  # of the request being received or handed out
 
     @property
     def at_rest(self) -> bool:
@@ -160,12 +158,11 @@ class Connection:
 
     def take_body(self) -> IO[bytes]:
         """Return the content of the request handed out last, at its beginning. Once."""
-        spool, pieces = self._spool, self._pieces
-        self._spool, self._pieces = None, []
-        if spool is not None:
-            spool.seek(0)
-            return spool
-        return io.BytesIO(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        body, self._body = self._body, None
+        if body is None:
+            return io.BytesIO()
+        body.seek(0)
+        return body
 
     def done(self, *, keep: bool) -> None:
         """The response is on its way: expect another request, or none."""
@@ -201,21 +198,22 @@ class Connection:
 
     def _keep(self, piece: bytes) -> None:
         self._body_bytes += len(piece)
-        if self._spool is None:
-            self._pieces.append(piece)
-            if self._body_bytes <= self._limits.body_memory_bytes:
-                return
-            self._spool = self._open_spool()
-            self._spool.writelines(self._pieces)
-            self._pieces = []
+        body = self._body
+        if body is None:
+            # Not a list of pieces: a client that sends two bytes at a time would make us
+            # hold an object for each.
+            body = self._body = io.BytesIO(piece)  # shares the bytes as long as they are all
+            body.seek(0, io.SEEK_END)
         else:
-            self._spool.write(piece)
+            body.write(piece)
+        if self._body_bytes > self._limits.body_memory_bytes and isinstance(body, io.BytesIO):
+            self._body = self._open_spool()
+            self._body.write(body.getbuffer())
 
     def _drop_body(self) -> None:
-        self._pieces = []
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
+        if self._body is not None:
+            self._body.close()
+            self._body = None
 
     def _move(self, event: Event) -> None:
         self.state = NEXT[self.state][event]

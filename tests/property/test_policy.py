@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -286,7 +287,7 @@ def test_failed_starts_are_spaced_out_ever_further() -> None:
             starts.append(now_s)
             deaths = (Death(0.01, was_ready=False),)
         now_s += 0.01
-    pauses = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    pauses = [b - a for a, b in itertools.pairwise(starts)]
     assert pauses == sorted(pauses)
     assert pauses[0] == pytest.approx(0.2, abs=0.02)
     assert pauses[5] == pytest.approx(6.4, abs=0.02)
@@ -560,11 +561,11 @@ def test_a_sixfold_burst_is_met_in_half_a_second_and_p99_stays_near_the_service_
 def test_steady_load_does_not_flap() -> None:
     policy = Policy(min_workers=2, max_workers=16, threads=1, usable_cores=2)
     simulation = Simulation(policy, service_s=0.1)
-    simulation.run(1120.0, poisson(60, 1000, 1120, 4))
-    # Poisson noise around 6 busy threads; the spare-process rules of the field make 38 of
-    # each in these two minutes.
-    assert simulation.spawns <= 20
-    assert simulation.retires <= 12
+    simulation.run(1240.0, poisson(60, 1000, 1240, 4))
+    # Poisson noise around 6 busy threads; ten spawns are the way up. The rules that keep
+    # spare processes make 79 spawns and 78 retirements of the same load.
+    assert simulation.spawns <= 35
+    assert simulation.retires <= 25
     waits = sorted(simulation.waits_s)
     assert waits[int(0.99 * len(waits))] < 0.1
 
