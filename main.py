@@ -29,10 +29,7 @@ def main(argv: Sequence[str]) -> int:
         if command.check:
             return check(command)
         return serve(command)
-    except loader.LoaderError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except (httpcore_srv.BindError, spm.SPMError) as error:
+    except (loader.LoaderError, httpcore_srv.BindError, spm.SPMError) as error:
         print(f"{loader.PROGRAM}: error: {error}", file=sys.stderr)
         return error.exit_status
 
@@ -72,6 +69,7 @@ def serve(options: loader.Options) -> int:
         accept_queue=listeners.accept_queue,
         release=listeners.release,
         describe=lambda: {
+            "name": loader.PROGRAM,
             "version": loader.VERSION,
             "target": str(options.target),
             "binds": listeners.names(),

@@ -121,7 +121,7 @@ class Dispatcher:
     def _end_pooled(self, duration_ns: int, failed: bool) -> None:
         pool = self._pool
         with pool.lock:
-            pool.busy -= 1
+            pool.ended()
             self._ended_pooled += 1
             self._slot.ended_pooled(self._ended_pooled)
             self._slot.timed((duration_ns,))

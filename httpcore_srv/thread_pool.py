@@ -1,8 +1,9 @@
 """ThreadPool: threads come when a request waits for one and leave when idle.
 
 One job queue. A job is a callable without arguments that never raises: either a
-connection's request (a stream's `serve`) or the loop itself, when a spare thread is
-asked to lead. So at most `max_threads` are in the application, and one more leads.
+connection's request or the loop itself, when a spare thread is asked to lead. Both end
+with the end of a request, and so with a call of `ended`. At most `max_threads` are in
+the application, and one more leads.
 
 Who owns what
 -------------
@@ -72,14 +73,23 @@ class ThreadPool:
             self._start()
         self._jobs.put(job)
 
+    def ended(self) -> None:
+        """The calling thread has ended a request. The lock is held.
+
+        Counted idle in the same breath: a thread that is no longer busy and not yet idle
+        would make `submit` start another one for every moment of that kind.
+        """
+        self.busy -= 1
+        self.idle += 1
+
     def serve(self, *, leave_when_idle: bool) -> None:
         """Take jobs until the pool is closed or this thread has been idle for long.
+
+        The calling thread has been counted idle already, by `ended`.
 
         leave_when_idle: False for the main thread, which has nowhere to go.
         """
         idle_s = self._idle_s if leave_when_idle else None
-        with self.lock:
-            self.idle += 1
         while True:
             try:
                 job = self._jobs.get(timeout=idle_s)
@@ -90,8 +100,6 @@ class ThreadPool:
             if job is None:
                 return
             job()
-            with self.lock:
-                self.idle += 1
 
     def close(self) -> None:
         """Let every thread that waits, now or later, leave. The last leader, once."""

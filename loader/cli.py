@@ -44,7 +44,7 @@ _EPILOG: Final = (
 
 @dataclass(frozen=True, slots=True)
 class StatusQuery:
-    """A question to a running server; exactly one of the three ways to find it is set.
+    """A question to a running server; at most one of the three ways to find it is set.
 
     json: print the answer as JSON.
     control: path of its control socket.
@@ -228,7 +228,7 @@ def _status_command() -> click.Command:
             click.Option(
                 ["-b", "--bind"],
                 metavar="ADDRESS",
-                help="Find it by where it listens. [127.0.0.1:8080]",
+                help="Find it by where it listens. [the one server that runs]",
             ),
             click.Option(["-h", "--help"], is_flag=True, help="Print this."),
         ],
@@ -266,8 +266,10 @@ def _status(arguments: list[str], environ: Mapping[str, str], prog: str) -> Stat
 
 
 def _status_from_environment(json: bool, environ: Mapping[str, str]) -> StatusQuery:
-    """Find the server as it finds its own settings, down to the default address."""
+    """Find the server as it finds its own settings; without any, the one that runs is meant."""
     pid_file = environ.get("SMART_HTTP_PID", "").strip()
     if pid_file:
         return StatusQuery(json, pid_file=os.path.abspath(pid_file))
-    return StatusQuery(json, bind=resolve_binds({}, environ)[0])
+    if environ.get("SMART_HTTP_BIND", "").strip() or environ.get("SMART_HTTP_PORT", "").strip():
+        return StatusQuery(json, bind=resolve_binds({}, environ)[0])
+    return StatusQuery(json)

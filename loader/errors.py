@@ -8,10 +8,9 @@ PROGRAM: Final = "smart-http"
 
 
 class LoaderError(Exception):
-    """A fault that the user can mend; `str()` is everything there is to print.
+    """A fault that the user can mend; `str()` is the whole message, without the program's name.
 
-    `message` is the same without the program's name in front. `exit_status` is what the
-    process ends with (2, as for every usage error since getopt(3)).
+    `exit_status` is what the process ends with (2, as for every usage error since getopt(3)).
     """
 
     exit_status: ClassVar[int] = 2
@@ -19,9 +18,6 @@ class LoaderError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
-
-    def __str__(self) -> str:
-        return f"{PROGRAM}: error: {self.message}"
 
 
 class UsageError(LoaderError):

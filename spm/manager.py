@@ -12,6 +12,7 @@ that the application does can stop it. No other process can make it wait.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -196,7 +197,21 @@ class SPM:
         self._control.open(self._settings.control_path)
         self._serving = True
         self._metrics_ns = self._system.now_ns()
+        self._announce()
         return True
+
+    def _announce(self) -> None:
+        """Say who serves what, and where: the line a person waits for."""
+        about = self._describe()
+        binds = about.get("binds", ())
+        _log.info(
+            "%s %s serves %s: listening on %s (pid %d; Ctrl+C stops)",
+            about.get("name", "server"),
+            about.get("version", ""),
+            about.get("target", "the application"),
+            ", ".join(map(str, binds)) if isinstance(binds, list | tuple) else binds,
+            os.getpid(),
+        )
 
     def finish(self) -> None:
         """End what is left and remove every trace."""

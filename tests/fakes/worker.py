@@ -5,15 +5,39 @@ from __future__ import annotations
 import array
 import contextlib
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 from httpcore_srv.ports import Order
 
+BOUND_S = 20.0  # the longest that a test waits for anything
+WORD_LIMIT = 1 << 64  # a cell of the real scoreboard is an unsigned word of 8 bytes
 
-class FakeSlot:
-    """A row that remembers; `word` is what the manager would have written."""
+
+class FakeClock:
+    """A monotonic clock that stands still until the test moves it."""
 
     def __init__(self) -> None:
+        self.now_ns = 1_000_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def advance(self, seconds: float) -> None:
+        self.now_ns += int(seconds * 1e9)
+
+
+class FakeSlot:
+    """A row that remembers; `word` is what the manager would have written.
+
+    Like the real row it refuses what does not fit a cell. `until` waits for what the
+    worker writes; it looks whenever the worker has written gauges or a state.
+    """
+
+    def __init__(self) -> None:
+        self._written = threading.Condition()
+        self.on_exiting: Callable[[], None] = lambda: None  # just after the state was stored
+        self.rounds = 0  # how often the loop was about to wait
         self.word = Order.RUN
         self.linger = 0.2
         self.states: list[str] = []
@@ -22,6 +46,11 @@ class FakeSlot:
         self.durations_ns: list[int] = []
         self.moves = (0, 0, 0)
 
+    def until(self, seen: Callable[[], bool], bound_s: float = BOUND_S) -> None:
+        """Wait until `seen()` is true, looking after each thing that the worker writes."""
+        with self._written:
+            assert self._written.wait_for(seen, bound_s), f"never seen; the row: {vars(self)}"
+
     def order(self) -> int:
         return self.word
 
@@ -29,42 +58,59 @@ class FakeSlot:
         return self.linger
 
     def ready(self) -> None:
-        self.states.append("ready")
+        self._enter("ready")
 
     def draining(self) -> None:
-        self.states.append("draining")
+        self._enter("draining")
 
     def exiting(self) -> None:
-        self.states.append("exiting")
+        self._enter("exiting")
+        self.on_exiting()
 
     def begun(self, count: int) -> None:
-        self.begun_count = count
+        self.begun_count = _word(count)
 
     def ended_inline(self, count: int) -> None:
-        self.inline_count = count
+        self.inline_count = _word(count)
 
     def ended_pooled(self, count: int) -> None:
-        self.pooled_count = count
+        self.pooled_count = _word(count)
 
     def busy(self, count: int) -> None:
-        self.busy_count = count
+        self.busy_count = _word(count)
 
     def publish(
         self, beat_ns: int, busy: int, waiting: int, connections: int, threads: int
     ) -> None:
-        self.busy_count = busy
-        self.waiting = waiting
-        self.connections = connections
-        self.threads = threads
+        _word(beat_ns)
+        with self._written:
+            self.busy_count = _word(busy)
+            self.waiting = _word(waiting)
+            self.connections = _word(connections)
+            self.threads = _word(threads)
+            self.rounds += 1
+            self._written.notify_all()
 
     def timed(self, durations_ns: Sequence[int]) -> None:
-        self.durations_ns.extend(durations_ns)
+        self.durations_ns.extend(map(_word, durations_ns))
 
     def moved(self, accepted: int, handed_out: int, handed_in: int) -> None:
-        self.moves = (accepted, handed_out, handed_in)
+        self.moves = (_word(accepted), _word(handed_out), _word(handed_in))
 
     def failed(self, errors: int) -> None:
-        self.errors = errors
+        self.errors = _word(errors)
+
+    def _enter(self, state: str) -> None:
+        with self._written:
+            self.states.append(state)
+            self._written.notify_all()
+
+
+def _word(value: int) -> int:
+    """Refuse what the real cell refuses."""
+    if not 0 <= value < WORD_LIMIT:
+        raise ValueError(f"no cell of the scoreboard holds {value}")
+    return value
 
 
 class FakeLifeline:
@@ -119,6 +165,11 @@ class FakeSiblings:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         self.target.inbox_end.sendmsg([message], ancillary)
         return True
+
+    def put(self, message: bytes, fd: int = -1) -> None:
+        """Put into this worker's inbox what a sibling, or the manager, would send."""
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        self.inbox_end.sendmsg([message], ancillary if fd >= 0 else [])
 
     def close(self) -> None:
         self.inbox_end.close()

@@ -20,13 +20,14 @@ _CLOSE: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A request without a good answer, or a connection that could not be had. Times in seconds.
+class Ending:
+    """How a connection ended otherwise than by its client. Times in seconds.
 
     worker: the process that answered last on this connection; None if none has.
     well_s: when the connection cannot have been broken yet: the last request that was
         answered on it was sent then, or it was asked for then.
     sent_s: when the request was sent (the connection asked for).
+    failed_s: when the client noticed.
     """
 
     client: int
@@ -54,8 +55,9 @@ class KeepAliveClients:
     reconnect: bool = True
     answers: int = 0
     opened: int = 0
-    closed: int = 0  # by the server, politely: announced, or between two requests
-    failures: list[Failure] = field(default_factory=list)
+    announced: int = 0  # answers with `Connection: close`
+    closings: list[Ending] = field(default_factory=list)  # between two requests, by the server
+    failures: list[Ending] = field(default_factory=list)  # all that is not a good answer
     bodies: Counter[str] = field(default_factory=Counter)
     workers: Counter[int] = field(default_factory=Counter)
 
@@ -108,8 +110,9 @@ class KeepAliveClients:
     def report(self) -> str:
         """Return the counters and the first failures."""
         return (
-            f"{self.answers} answers, {self.opened} connections opened, {self.closed} closed, "
-            f"{len(self.failures)} failures, the first: {self.failures[:5]}"
+            f"{self.answers} answers, {self.opened} connections opened, "
+            f"{len(self.closings)} closed between requests, {self.announced} announced, "
+            f"{len(self.failures)} failures; the first: {self.closings[:3]} {self.failures[:3]}"
         )
 
     def _call(self, function: object) -> None:
@@ -132,7 +135,7 @@ class KeepAliveClients:
                 async with asyncio.timeout(PATIENCE_S):
                     reader, writer = await asyncio.open_connection(*self.address)
             except OSError as error:  # TimeoutError is one
-                self._failed(number, error, None, asked_s, asked_s)
+                self._ended(self.failures, number, repr(error), None, asked_s, asked_s)
             else:
                 self.opened += 1
                 await self._converse(number, reader, writer, asked_s)
@@ -158,7 +161,7 @@ class KeepAliveClients:
             if self._over.is_set():
                 return
             if reader.at_eof() and reader.exception() is None:
-                self.closed += 1
+                self._ended(self.closings, number, "end of file", worker, well_s, well_s)
                 return
             sent_s = time.monotonic()
             self._asking += 1
@@ -168,7 +171,7 @@ class KeepAliveClients:
                     head = await reader.readuntil(b"\r\n\r\n")
                     body = await self._body(reader, head)
             except (OSError, EOFError, ValueError) as error:
-                self._failed(number, error, worker, well_s, sent_s)
+                self._ended(self.failures, number, repr(error), worker, well_s, sent_s)
                 return
             finally:
                 self._asking -= 1
@@ -176,7 +179,7 @@ class KeepAliveClients:
             self.answers += 1
             worker = self._note(body)
             if _CLOSE.search(head):
-                self.closed += 1
+                self.announced += 1
                 return
             await self._pause(self.pause_s)
 
@@ -199,8 +202,13 @@ class KeepAliveClients:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._over.wait(), seconds)
 
-    def _failed(
-        self, number: int, error: Exception, worker: int | None, well_s: float, sent_s: float
+    def _ended(
+        self,
+        endings: list[Ending],
+        client: int,
+        what: str,
+        worker: int | None,
+        well_s: float,
+        sent_s: float,
     ) -> None:
-        what = repr(error)
-        self.failures.append(Failure(number, what, worker, well_s, sent_s, time.monotonic()))
+        endings.append(Ending(client, what, worker, well_s, sent_s, time.monotonic()))

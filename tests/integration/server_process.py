@@ -28,7 +28,7 @@ APPS: Final = Path(__file__).resolve().parent / "apps"
 # Generous on purpose: a bound that says "never", on a machine that does other things as well.
 PATIENCE_S: Final = 30.0
 _LOOK_EVERY_S: Final = 0.02
-# A name that a process of the server's group may not leave behind either.
+# States of proc_pid_stat(5) in which a process holds nothing any more.
 _DEAD: Final = ("Z", "X")
 
 
@@ -97,9 +97,16 @@ class ServerProcess:
     directory: for its pid file, log, control socket and temporary files.
     arguments: its command line; `--port 0` is added if they say nothing of an address.
     chdir: where it runs, and so where the application is looked for.
+    environ: more environment variables.
     """
 
-    def __init__(self, directory: Path, arguments: tuple[str, ...], chdir: Path = ROOT) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        arguments: tuple[str, ...],
+        chdir: Path = ROOT,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         self.pid_file = directory / "server.pid"
         self.log_file = directory / "server.log"
@@ -119,6 +126,7 @@ class ServerProcess:
             # Compiled files are told from new source by the second: too coarse for a reload.
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
+            **(environ or {}),
         }
         self._chdir = chdir
         self._process: subprocess.Popen[bytes] | None = None
@@ -340,44 +348,34 @@ class Hold:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._fds: list[int] = []
         os.mkfifo(path)
 
-    def reached(self) -> bool:
-        """Whether somebody stands there now; nobody gets on by this."""
-        fd = self._open()
-        if fd is None:
-            return False
-        # Kept open until release(): closing it would be an end-of-file, and a release.
-        self._fds.append(fd)
-        return True
-
-    @property
-    def _fds(self) -> list[int]:
-        return self.__dict__.setdefault("_held", [])
-
     def wait(self) -> None:
-        """Wait until somebody stands there."""
-        eventually(self.reached, hint=lambda: f"nobody opens {self.path}")
+        """Wait until somebody stands there; nobody gets on by this."""
+        eventually(self._reach, hint=lambda: f"nobody opens {self.path}")
 
     def release(self) -> None:
         """Let go on whoever stands there, or comes there first."""
         if not self._fds:
             self.wait()
-        while self._fds:
-            os.close(self._fds.pop())
+        self.close()
 
     def close(self) -> None:
-        """Let go whoever is still there."""
+        """Let go on whoever stands there now."""
         while self._fds:
             os.close(self._fds.pop())
 
-    def _open(self) -> int | None:
+    def _reach(self) -> bool:
         try:
-            return os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+            fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as error:
             if error.errno != errno.ENXIO:  # nobody has opened it for reading
                 raise
-            return None
+            return False
+        # Kept open until release(): closing it would be an end-of-file, and that a release.
+        self._fds.append(fd)
+        return True
 
 
 class Background:

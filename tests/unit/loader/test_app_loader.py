@@ -46,7 +46,7 @@ def refusal(load: Load) -> Callable[..., str]:
         with pytest.raises(LoadError) as caught:
             load(target, **files)
         text = str(caught.value)
-        assert text.startswith(f"smart-http: error: cannot load {target}: ")
+        assert text.startswith(f"cannot load {target}: ")
         assert caught.value.exit_status == 2
         assert "importlib" not in text
         assert str(ROOT / "loader") not in text

@@ -1,0 +1,19 @@
+"""The same applications behind middleware that objects to whatever is not PEP 3333."""
+
+from __future__ import annotations
+
+import warnings
+from wsgiref.validate import validator
+
+from plain import app as plain
+from werkzeug.middleware.lint import LintMiddleware
+
+from app import app as demo
+
+# Werkzeug's lint warns where it might raise; wsgiref's validator raises by itself.
+warnings.simplefilter("error")
+
+validated_plain = validator(plain)
+validated_demo = validator(demo)
+linted_plain = LintMiddleware(plain)
+linted_demo = LintMiddleware(demo)
