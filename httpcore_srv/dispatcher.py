@@ -17,11 +17,12 @@ from typing import Final, Protocol
 
 from httpcore_srv.event_loop import EventLoop
 from httpcore_srv.ports import Slot
-from httpcore_srv.sentinel import LIMIT_NS, Sentinel
+from httpcore_srv.sentinel import Sentinel
 from httpcore_srv.thread_pool import ThreadPool
 
 log = logging.getLogger("smart_http.worker")
 
+QUICK_NS: Final = 1_000_000  # a request that took no longer was quick
 QUICK_RUN: Final = 256  # quick requests in a row that make inline running the better bet again
 
 
@@ -54,7 +55,7 @@ class Dispatcher:
         self._on_freed = on_freed
         self._clock_ns = loop.clock_ns
         self._baton = loop.baton
-        self.sentinel = Sentinel(loop.baton, self._baton_taken, loop.clock_ns)
+        self.sentinel = Sentinel(loop.baton, self._baton_taken, lambda: loop.leader, loop.clock_ns)
         # Written by the leader:
         self._begun = 0
         self._ended_inline = 0
@@ -129,7 +130,7 @@ class Dispatcher:
             if failed:
                 self._errors += 1
                 self._slot.failed(self._errors)
-            if duration_ns >= LIMIT_NS:
+            if duration_ns >= QUICK_NS:
                 self._quick = 0
             elif not self.inline:
                 self._quick += 1

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -56,6 +57,7 @@ class EventLoop:
         self.before_wait: Callable[[], None] = _nothing
         self.baton: deque[bool] = deque()  # holds one item while it is laid down
         self.running = True
+        self.leader = 0  # native id of the thread that leads
         self.retry_s: float | None = None  # an upper bound of the next wait, seconds
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
@@ -99,6 +101,7 @@ class EventLoop:
         The calling thread must hold the baton: the first call of all, or a call
         made because the sentinel took it on this thread's behalf.
         """
+        self.leader = threading.get_native_id()
         poll = self._epoll.poll
         find = self._handlers.get
         posted = self._posted

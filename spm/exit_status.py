@@ -33,6 +33,12 @@ class ExitStatus:
             name = signal.Signals(self.signal).name
         except ValueError:
             name = f"signal {self.signal}"
+        return f"killed by {name}"
+
+    def explained(self, *, killed_by_us: bool) -> str:
+        """Return how it ended, with what can be said about who did it."""
+        if self.signal != signal.SIGKILL:
+            return str(self)
         # The kernel's out-of-memory killer leaves no other trace that we could read.
-        hint = ", perhaps out of memory" if self.signal == signal.SIGKILL else ""
-        return f"killed by {name}{hint}"
+        why = "as it did not leave" if killed_by_us else "perhaps out of memory"
+        return f"{self}, {why}"

@@ -346,7 +346,9 @@ def _name(handle: WorkerHandle) -> str:
 def _publish(obituary: _Obituary, status: ExitStatus | None) -> None:
     """Log a death, once its cause is known (or will never be)."""
     handle = obituary.handle
-    how = str(status) if status is not None else "cause unknown, its parent is gone"
+    how = "cause unknown, its parent is gone"
+    if status is not None:
+        how = status.explained(killed_by_us=handle.killed)
     lost = f", {obituary.lost} requests lost" if obituary.lost else ""
     if obituary.expected and (status is None or status.clean) and not lost:
         _log.info("%s has left (%s)", _name(handle), how)

@@ -24,6 +24,7 @@ from spm.slot import ORDER_DRAIN, ORDER_NOW, ORDER_RUN, ORDER_STOP, Slot
 
 NS = 1_000_000_000
 KILLED = ExitStatus(signal=9)
+FORK_S = 0.002
 
 _E = TypeVar("_E")
 
@@ -204,9 +205,10 @@ class FakeSystem:
 
     def wait(self, timeout_s: float) -> list[events.Event]:
         self.waits_s.append(timeout_s)
-        if not self._events:
-            self.clock_ns += max(1, round(timeout_s * NS))
         self.during_wait()
+        if not self._events:
+            limit_s = FORK_S if any(t.requests for t in self.templates.values()) else timeout_s
+            self.clock_ns += max(1, round(min(timeout_s, limit_s) * NS))
         self._run_templates()
         self._run_workers()
         came, self._events = self._events, []

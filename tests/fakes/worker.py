@@ -51,6 +51,11 @@ class FakeSlot:
         with self._written:
             assert self._written.wait_for(seen, bound_s), f"never seen; the row: {vars(self)}"
 
+    def look(self) -> None:
+        """Have those who wait in `until` look again."""
+        with self._written:
+            self._written.notify_all()
+
     def order(self) -> int:
         return self.word
 

@@ -308,9 +308,9 @@ class ServerProcess:
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of the first address that is not a socket file."""
-        found = next(re.search(r"//\[?([^]]+)]?:(\d+)", bind) for bind in self._binds)
-        assert found, self._binds
-        return found[1], int(found[2])
+        found = [re.fullmatch(r"http://\[?([^]]+?)]?:(\d+)", bind) for bind in self._binds]
+        host, port = next(match.groups() for match in found if match)
+        return host, int(port)
 
     @property
     def binds(self) -> list[str]:

@@ -486,11 +486,19 @@ def test_a_file_that_cannot_be_sent_for_want_of_descriptors_is_a_500(
         assert client.ask(GET).status == 500
 
 
-class FullDisk:
-    """Makes spool files on a disk without room; the last bytes are noticed at flush only."""
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Spool files are on a disk without room; the last bytes of one notice it at flush only."""
+    files: list[io.BufferedRandom] = []
 
-    def __call__(self, **_: object) -> IO[bytes]:
-        return open("/dev/full", "w+b")  # noqa: SIM115
+    def make(**_: object) -> IO[bytes]:
+        files.append(open("/dev/full", "w+b"))  # noqa: SIM115
+        return files[-1]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", make)
+    yield
+    for file in files:
+        file.raw.close()
 
 
 @pytest.mark.xfail(
@@ -498,10 +506,7 @@ class FullDisk:
     reason="Connection.take_body seeks, which flushes, outside of everything that catches: the "
     "OSError ends the thread (inline: the loop) and the request is never answered",
 )
-def test_a_body_whose_last_bytes_find_the_disk_full_is_a_503(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", FullDisk())
+def test_a_body_whose_last_bytes_find_the_disk_full_is_a_503(full_disk: None) -> None:
     with worker(settings=SMALL_MEMORY) as server:
         assert server.connect().ask(post("/", b"x" * 2000)).status == 503
         assert server.connect().ask(GET).status == 200
@@ -512,10 +517,7 @@ def test_a_body_whose_last_bytes_find_the_disk_full_is_a_503(
     reason="Connection._drop_body closes the spool, which flushes, and lets the OSError of a "
     "full disk fly through Stream.close and out of the loop: the worker dies",
 )
-def test_a_client_that_leaves_half_a_body_on_a_full_disk_costs_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", FullDisk())
+def test_a_client_that_leaves_half_a_body_on_a_full_disk_costs_nothing(full_disk: None) -> None:
     with worker(settings=SMALL_MEMORY) as server:
         client = server.connect()
         client.send(post("/", b"x" * 2000)[:-1])
@@ -525,8 +527,7 @@ def test_a_client_that_leaves_half_a_body_on_a_full_disk_costs_nothing(
         assert server.connect().ask(GET).status == 200
 
 
-def test_a_body_that_finds_the_disk_full_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", FullDisk())
+def test_a_body_that_finds_the_disk_full_is_a_503(full_disk: None) -> None:
     with worker(settings=SMALL_MEMORY) as server, server.connect() as client:
         assert client.ask(post("/", b"x" * 200_000)).status == 503
         assert server.connect().ask(GET).status == 200

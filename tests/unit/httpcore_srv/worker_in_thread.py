@@ -90,6 +90,11 @@ class Client:
     def close(self) -> None:
         self.sock.close()
 
+    def cut(self) -> None:
+        """End whatever another thread waits for on this socket."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
     def head(self) -> Response:
         """Read the head of a response."""
         while b"\r\n\r\n" not in self._rest:
@@ -267,9 +272,9 @@ class WorkerInThread:
         self.siblings = FakeSiblings()
         self.listener = listener or listener_on_loopback()
         self.name = name
-        self.failures: list[str] = []  # of the worker's threads
         self._owns_listener = listener is None
         self._clients: list[Client] = []
+        self._crashed = False
         self.server = HTTPServer(
             [self.listener],
             app,
@@ -285,12 +290,14 @@ class WorkerInThread:
     def start(self) -> None:
         """Begin to serve; return when the worker is ready."""
         self._thread.start()
-        self.slot.until(lambda: self.slot.rounds > 0 or self._left.is_set())
+        self._until(lambda: self.slot.rounds > 0)
 
     def connect(self, receive_buffer_bytes: int = 0) -> Client:
         """Return a new client; closed with the worker at the latest."""
         client = Client(self.listener.getsockname(), receive_buffer_bytes)
         self._clients.append(client)
+        if self._crashed:
+            client.cut()
         return client
 
     def order(self, order: Order) -> None:
@@ -313,11 +320,11 @@ class WorkerInThread:
 
     def until_connections(self, count: int) -> None:
         """Wait until the worker holds so many connections."""
-        self.slot.until(lambda: self.slot.connections == count)
+        self._until(lambda: self.slot.connections == count)
 
     def until_waiting(self, count: int) -> None:
         """Wait until so many connections wait for a thread."""
-        self.slot.until(lambda: self.slot.waiting == count)
+        self._until(lambda: self.slot.waiting == count)
 
     def stop(self) -> None:
         """Make sure that the worker has left, and clean up."""
@@ -332,11 +339,22 @@ class WorkerInThread:
         if self._owns_listener:
             self.listener.close()
 
+    def _until(self, seen: Callable[[], bool]) -> None:
+        self.slot.until(lambda: seen() or self._left.is_set())
+        assert seen(), f"{self.name} has left"
+
     def _run(self) -> None:
         try:
             self.server.run()
+        except BaseException:
+            # Nobody will answer any more: no client need wait for it until its bound.
+            self._crashed = True
+            for client in self._clients:
+                client.cut()
+            raise
         finally:
             self._left.set()
+            self.slot.look()
 
 
 @contextlib.contextmanager

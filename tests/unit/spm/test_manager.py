@@ -50,7 +50,7 @@ def test_an_application_that_ends_the_process_while_it_loads_is_told_as_such() -
         server.system.during_wait = lambda: server.system.crash_template(
             1, ExitStatus(signal=signal.SIGSEGV)
         )
-        with pytest.raises(BootFailed, match="while it loaded the application.*SIGSEGV"):
+        with pytest.raises(BootFailed, match="killed by SIGSEGV"):
             server.spm.start()
 
 
@@ -122,7 +122,7 @@ def test_run_raises_what_the_start_failed_of_and_leaves_nothing() -> None:
         assert not server.system.templates
 
 
-# --- death ----------------------------------------------------------------------------------
+# --- death ---------------------------------------------------------------------------------
 
 
 def test_a_killed_worker_is_replaced_within_a_tick() -> None:
@@ -266,7 +266,7 @@ def test_a_worker_that_does_not_get_ready_is_killed_and_counts_as_failed() -> No
         assert server.readout().restarts == 1
 
 
-# --- silence ----------------------------------------------------------------------------------
+# --- silence -------------------------------------------------------------------------------
 
 
 def test_a_silent_worker_is_replaced_and_killed_only_after_a_long_time() -> None:
@@ -304,7 +304,7 @@ def test_silence_while_the_machine_slept_is_forgiven() -> None:
         assert not server.system.killed
 
 
-# --- scaling ------------------------------------------------------------------------------------
+# --- scaling -------------------------------------------------------------------------------
 
 
 def saturate(server: FakeServer, requests: int) -> None:
@@ -385,25 +385,29 @@ def test_cpu_bound_workers_get_company() -> None:
         assert server.until(lambda: server.total() == 2, 5) < 3
 
 
-def test_a_worker_that_does_not_finish_draining_is_hurried_and_then_killed() -> None:
-    with serving(max_workers=2, max_threads=1, graceful_timeout_s=5) as server:
-        saturate(server, 2)
+def test_a_worker_that_does_not_finish_draining_is_hurried_and_then_killed(
+    spoken: pytest.LogCaptureFixture,
+) -> None:
+    with serving(max_workers=2, max_threads=8, graceful_timeout_s=5) as server:
+        saturate(server, 12)
         server.until(lambda: len(server.ready()) == 2, 3)
         server.queue = 0
         for worker in server.ready():
             if worker.busy:
-                worker.end()
+                worker.end(worker.busy)
         server.until(lambda: server.told_to_drain(), 20)
         victim = server.system.workers[server.told_to_drain()[0]]
         victim.begin()
         victim.hung = True
         killed_s = server.until(lambda: victim.pid in server.system.killed, 10)
         assert 5.5 < killed_s < 7
+        server.run(0.2)
         assert server.readout().restarts == 0
         assert server.readout().lost == 1
+        assert "killed by SIGKILL, as it did not leave, 1 requests lost" in spoken.text
 
 
-# --- rhythm -------------------------------------------------------------------------------------
+# --- rhythm --------------------------------------------------------------------------------
 
 
 def test_a_quiet_server_is_looked_at_once_a_second() -> None:
@@ -475,7 +479,7 @@ def test_metrics_come_as_often_as_asked_for(spoken: pytest.LogCaptureFixture) ->
         assert lines[0].startswith("Total 1 Busy 0 Idle 1 KillPending 0 threads 0/")
 
 
-# --- templates ------------------------------------------------------------------------------------
+# --- templates -----------------------------------------------------------------------------
 
 
 def test_workers_outlive_their_template_and_a_new_one_takes_its_place() -> None:
@@ -531,7 +535,7 @@ def test_a_template_that_hangs_is_ended() -> None:
         assert 1 not in server.system.templates
 
 
-# --- without preload ------------------------------------------------------------------------------
+# --- without preload -----------------------------------------------------------------------
 
 
 def test_without_preload_a_worker_that_cannot_load_ends_the_start_with_its_message() -> None:
@@ -555,7 +559,7 @@ def test_without_preload_one_that_cannot_load_later_is_only_tried_again(
         server.until(lambda: server.ready(), 5)
 
 
-# --- reload --------------------------------------------------------------------------------------------
+# --- reload --------------------------------------------------------------------------------
 
 
 def generations(server: FakeServer) -> list[int]:
@@ -711,7 +715,7 @@ def test_a_template_that_dies_during_a_reload_does_not_stop_it() -> None:
         server.until(lambda: generations(server) == [2, 2], 10)
 
 
-# --- stop --------------------------------------------------------------------------------------------------
+# --- stop ----------------------------------------------------------------------------------
 
 
 def test_an_idle_server_stops_at_once() -> None:
@@ -801,7 +805,7 @@ def test_a_death_while_stopping_is_not_repaired() -> None:
         assert server.readout().restarts == 0
 
 
-# --- pid file and descriptors ------------------------------------------------------------------------------
+# --- pid file and descriptors --------------------------------------------------------------
 
 
 def test_the_pid_file_is_there_while_the_server_is(tmp_path: Path) -> None:
