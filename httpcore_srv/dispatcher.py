@@ -80,15 +80,17 @@ class Dispatcher:
             self._slot.busy(self._pool.busy + 1)
         sentinel = self.sentinel
         sentinel.since_ns = start_ns = self._clock_ns()
-        # Laid down. From here to `pop` another thread may be the leader at any moment;
+        # Laid down. From here to `remove` another thread may be the leader at any moment;
         # `since_ns` was set first, or the sentinel would see an old one.
-        self._baton.append(True)
+        self._baton.append(stream)
         if sentinel.asleep:
             sentinel.wake()
         failed = stream.respond()
         try:
-            self._baton.pop()
-        except IndexError:
+            # Not pop(): if the sentinel took our baton long ago, another leader's may lie
+            # here now, and taking that would make two threads lead by turns.
+            self._baton.remove(stream)
+        except ValueError:
             # The sentinel was here: this is a pool thread now, like any other, and was
             # counted as busy when the baton went.
             self._end_pooled(self._clock_ns() - start_ns, failed)

@@ -16,10 +16,10 @@ Facts about epoll(7) that shape this file
 The baton
 ---------
 One thread at a time leads: it alone polls, fires timers, and closes or
-unregisters descriptors. The baton is an item in a deque, because `append` and
-`pop` of a deque are single steps under the GIL. The leader *lays it down* before
-it enters the application and *takes it back* after; if the sentinel was there
-first, `pop` finds nothing, and the thread knows that it leads no more.
+unregisters descriptors. The baton is an item in a deque, because `append`, `pop`
+and `remove` of a deque are single steps under the GIL. The leader *lays it down*
+before it enters the application and *takes it back* after; if the sentinel was
+there first, `remove` does not find it, and the thread knows that it leads no more.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class EventLoop:
         self.now_ns = clock_ns()
         self.timers = Timers()
         self.before_wait: Callable[[], None] = _nothing
-        self.baton: deque[bool] = deque()  # holds one item while it is laid down
+        self.baton: deque[object] = deque()  # holds one item, whoever's, while it is laid down
         self.running = True
         self.leader = 0  # native id of the thread that leads
         self.retry_s: float | None = None  # an upper bound of the next wait, seconds

@@ -46,7 +46,7 @@ class Sentinel:
 
     def __init__(
         self,
-        baton: deque[bool],
+        baton: deque[object],
         on_taken: Callable[[], None],
         leader: Callable[[], int],
         clock_ns: Callable[[], int] = time.monotonic_ns,
