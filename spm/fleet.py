@@ -120,6 +120,7 @@ class Fleet:
         handle = self._handles.get(slot)
         if handle is not None and handle.row.command == DRAIN:
             handle.now_deadline_ns = 0
+            handle.revived_ns = self._system.now_ns()
             self._command(handle, RUN, 0)
 
     def leave_now(self, handle: WorkerHandle, kill_after_s: float) -> None:

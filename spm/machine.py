@@ -12,6 +12,7 @@ from typing import Final
 import psutil
 
 _CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
+_CGROUP_MEMBERSHIP: Final = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
@@ -79,7 +80,7 @@ def process_memory(pid: int) -> dict[str, int]:
 def _cgroup_directories() -> Iterator[Path]:
     """Yield the directories of our cgroup (version 2) and of those above it."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _CGROUP_MEMBERSHIP.read_text().splitlines()
     except OSError:
         return
     for line in lines:

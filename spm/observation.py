@@ -12,8 +12,8 @@ class WorkerState(enum.Enum):
 
     STARTING = "starting"
     READY = "ready"
-    DRAINING = "draining"
-    EXITING = "exiting"
+    DRAINING = "draining"  # as it was told; can be taken back
+    EXITING = "exiting"  # on its way out, past taking back
     WEDGED = "wedged"  # ready once, and silent since: neither capacity nor a victim
 
 

@@ -30,6 +30,8 @@ from .scoreboard import (
 
 # No worker in pure Python serves a tenth of it. A counter that grows faster lies.
 _MAX_REQUESTS_PER_S: Final = 1_000_000
+# A poke wakes a worker in less than a millisecond; this is for a machine that is full.
+_TIME_TO_LOOK_NS: Final = 1_000_000_000
 # More requests than this were never inside one worker at once.
 _LOST_LIMIT: Final = 10_000
 
@@ -104,6 +106,7 @@ class WorkerHandle:
     totals: Totals = field(default_factory=Totals)
     state: WorkerState = WorkerState.STARTING
     ready_ns: int = 0  # when it was first seen ready
+    revived_ns: int = 0  # when it was last taken back from draining
     now_deadline_ns: int = 0  # when it is told to leave at once; 0: never
     kill_deadline_ns: int = 0  # when it gets SIGKILL; 0: never
     killed: bool = False
@@ -126,7 +129,7 @@ class WorkerHandle:
         """
         if self.hopeless:
             return False
-        return self.row.command in (DRAIN, NOW) or self.state is WorkerState.EXITING
+        return self.state in (WorkerState.DRAINING, WorkerState.EXITING)
 
     def look(self, scoreboard: Scoreboard, now_ns: int, stale_before_ns: int, threads: int) -> None:
         """Read the worker's row.
@@ -138,8 +141,7 @@ class WorkerHandle:
         if not row.started:
             # Nobody has written there yet: what stands there is nothing.
             self.row = replace(self.row, command=row.command)
-            leaving = row.command in (DRAIN, NOW)
-            self.state = WorkerState.DRAINING if leaving else WorkerState.STARTING
+            self.state = self._state(self.row, now_ns, stale_before_ns)
             return
         self.row = row
         elapsed_ns = now_ns - (self.looked_ns or self.spawned_ns)
@@ -148,16 +150,21 @@ class WorkerHandle:
         self.looked_ns = now_ns
         if row.state == STATE_READY and not self.ready_ns:
             self.ready_ns = now_ns
-        self.state = self._state(row, stale_before_ns)
+        self.state = self._state(row, now_ns, stale_before_ns)
 
-    def _state(self, row: Row, stale_before_ns: int) -> WorkerState:
-        if row.state == STATE_EXITING:
-            return WorkerState.EXITING
-        if row.command in (DRAIN, NOW) or row.state == STATE_DRAINING:
+    def _state(self, row: Row, now_ns: int, stale_before_ns: int) -> WorkerState:
+        if row.command == DRAIN and row.state != STATE_EXITING:
             return WorkerState.DRAINING
+        if row.state == STATE_EXITING or row.command == NOW:
+            return WorkerState.EXITING
+        if row.state == STATE_DRAINING:
+            # Taken back a moment ago, it has not looked yet and will be capacity again; or
+            # nobody told it to drain, it leaves of its own accord and cannot be taken back.
+            taken_back = now_ns - self.revived_ns < _TIME_TO_LOOK_NS
+            return WorkerState.READY if taken_back else WorkerState.EXITING
         if row.state == STATE_NONE:
             return WorkerState.STARTING
-        if row.state == STATE_READY and self.last_beat_ns < stale_before_ns:
+        if self.last_beat_ns < stale_before_ns:
             return WorkerState.WEDGED
         return WorkerState.READY
 

@@ -64,9 +64,7 @@ def test_nothing_is_left_after_a_start_that_failed(prepare: Serve, tmp_path: Pat
     assert first.status()["total"] == 1
 
 
-def test_a_second_server_with_the_same_pid_file_is_refused(
-    prepare: Serve, tmp_path: Path
-) -> None:
+def test_a_second_server_with_the_same_pid_file_is_refused(prepare: Serve, tmp_path: Path) -> None:
     shared = ("--pid", str(tmp_path / "shared.pid"))
     first = prepare("app:app", *shared).start()
     second = prepare("app:app", *shared).launch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Serve
 from tests.integration.keep_alive_clients import KeepAliveClients
-from tests.integration.server_process import Hold, ServerProcess
+from tests.integration.server_process import APPS, Answer, Background, Hold, ServerProcess, ask
 
 SOURCE = """
 {first}
@@ -19,7 +20,7 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
 """
-HELD = 'with open({path!r}) as hold:\n    hold.read()\n'
+HELD = "with open({path!r}) as hold:\n    hold.read()\n"
 
 
 def write(directory: Path, version: int, first: str = "") -> None:
@@ -73,9 +74,7 @@ def test_three_reloads_go_unnoticed_by_120_clients(server: ServerProcess, tmp_pa
     assert server.get("/").text == "version 4"
 
 
-def test_a_broken_version_leaves_the_old_one_serving(
-    server: ServerProcess, tmp_path: Path
-) -> None:
+def test_a_broken_version_leaves_the_old_one_serving(server: ServerProcess, tmp_path: Path) -> None:
     with KeepAliveClients(server.address, 20, "/", pause_s=0.02) as clients:
         write(tmp_path, 2, first="raise LookupError('half a deployment')")
         server.send(signal.SIGHUP)
@@ -126,9 +125,95 @@ def test_a_reload_asked_for_during_a_reload_follows_it(
     assert server.get("/").text == "version 3"
 
 
-def test_a_stop_during_a_reload_stops(server: ServerProcess, hold: Hold, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        [],
+        pytest.param(
+            ["--no-preload"],
+            marks=pytest.mark.xfail(
+                strict=True, reason="a worker that imports is waited for as if it served"
+            ),
+        ),
+    ],
+    ids=["preload", "no-preload"],
+)
+def test_a_stop_during_a_reload_stops(
+    serve: Serve, hold: Hold, tmp_path: Path, how: list[str]
+) -> None:
+    write(tmp_path, 1)
+    server = serve("versioned:app", *how, chdir=tmp_path)
     write(tmp_path, 2, first=HELD.format(path=str(hold.path)))
     server.send(signal.SIGHUP)
     hold.wait()
     # Far less than the graceful timeout: who is only importing has nothing to finish.
-    assert server.stop(within_s=10) == 0
+    assert server.stop(within_s=6) == 0
+
+
+def test_requests_that_a_reload_finds_half_way_are_completed(serve: Serve, hold: Hold) -> None:
+    server = serve(
+        "trouble:app", "--min-workers", "2", chdir=APPS, environ={"HOLD": str(hold.path)}
+    )
+    running = Background(server, "/hold")
+    hold.wait()
+    half_head, half_body, silent = (server.connect() for _ in range(3))
+    try:
+        half_head.sendall(b"GET /half-head HTTP/1.1\r\nHo")
+        half_body.sendall(b"PUT /half-body HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nab")
+        server.eventually(lambda s: s["connections"] == 4)
+        server.send(signal.SIGHUP)
+        # The old worker is kept by the request that runs, and perhaps by the half body.
+        server.eventually(lambda s: s["reload"] == "leaving" and s["kill_pending"] >= 1)
+        # The new ones serve meanwhile.
+        pids = [worker["pid"] for worker in server.status()["workers"] if worker["generation"] == 2]
+        answer = server.get("/new")
+        assert json.loads(answer.body)["pid"] in pids
+        for sock, rest, path in (
+            (half_head, b"st: test\r\n\r\n", b"/half-head"),
+            (half_body, b"cd", b"/half-body"),
+            (silent, b"GET /silent HTTP/1.1\r\nHost: test\r\n\r\n", b"/silent"),
+        ):
+            sock.sendall(rest)
+            received = sock.recv(65536)
+            assert received.startswith(b"HTTP/1.1 200 "), (path, received)
+            assert path in received
+        hold.release()
+        assert isinstance(running.result(), Answer)
+        served_by(server, 2)
+        # The half body was finished by the old worker, and its connection was kept and moved.
+        for sock in (half_head, half_body, silent):
+            sock.sendall(b"GET /again HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for sock in (half_head, half_body, silent):
+            sock.close()
+    assert server.status()["lost"] == 0
+
+
+def test_a_request_that_runs_too_long_is_cut_by_the_reload_after_its_grace(
+    serve: Serve, hold: Hold
+) -> None:
+    environ = {"HOLD": str(hold.path)}
+    server = serve("trouble:app", "--graceful-timeout", "0.5", chdir=APPS, environ=environ)
+    running = Background(server, "/hold")
+    hold.wait()
+    server.send(signal.SIGHUP)
+    server.eventually(lambda s: s["generation"] == 2 and s["reload"] == "idle")
+    assert isinstance(running.result(), Exception)
+    status = server.eventually(lambda s: s["total"] == 1 and s["idle"] == 1)
+    assert (status["restarts"], status["lost"]) == (0, 1)
+
+
+def test_a_stream_that_a_reload_finds_half_way_is_sent_to_its_end(serve: Serve) -> None:
+    server = serve("app:app", "--min-workers", "2")
+    connection = server.connection()
+    try:
+        connection.request("GET", "/stream?n=20&ms=50")
+        response = connection.getresponse()
+        assert response.read1(100) == b"piece 1 of 20\n"
+        server.send(signal.SIGHUP)
+        assert response.read().endswith(b"piece 20 of 20\n")
+        server.eventually(lambda s: s["generation"] == 2 and s["reload"] == "idle")
+        assert ask(connection, "/json").status == 200
+    finally:
+        connection.close()

@@ -13,22 +13,10 @@ import pytest
 
 from httpcore_srv import event_loop
 from httpcore_srv.event_loop import MAX_WAIT_S, EventLoop
+from tests.fakes.worker import FakeClock
 
 BOUND_S = 10.0  # for what should happen at once
 Pairs = Callable[[], tuple[socket.socket, socket.socket]]
-
-
-class FakeClock:
-    """A monotonic clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now_ns = 1_000_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-    def advance(self, seconds: float) -> None:
-        self.now_ns += int(seconds * 1e9)
 
 
 class Alarm:
@@ -296,6 +284,22 @@ def test_a_posted_call_that_lost_the_baton_ends_leading(loop: EventLoop) -> None
     assert made == ["first"]
     assert not lead(loop)
     assert made == ["first", "second"]
+
+
+def test_the_loop_knows_which_thread_leads(loop: EventLoop) -> None:
+    seen: list[int] = []
+
+    def call() -> bool:
+        seen.append(loop.leader)
+        return True  # and the next one leads
+
+    leaders = []
+    for _ in range(2):
+        loop.post(call)
+        leader = Leader(loop)
+        assert not leader.outcome()
+        leaders.append(leader.native_id)
+    assert seen == leaders
 
 
 def test_the_baton_is_not_laid_down_at_first(loop: EventLoop) -> None:

@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 from werkzeug.middleware.lint import LintMiddleware
-from worker_in_thread import GET, Echo, get, post, worker
+from tests.unit.httpcore_srv.worker_in_thread import GET, Echo, get, post, worker
 
 from httpcore_srv import HTTPLimits, HTTPSettings
 from httpcore_srv.wsgi import Environ, StartResponse

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 import pytest
-from worker_in_thread import (
+from tests.unit.httpcore_srv.worker_in_thread import (
     GET,
 
     Echo,
@@ -142,6 +142,7 @@ def test_a_request_that_does_not_come_to_its_end_is_a_408(
     with worker(settings=TIMED, clock_ns=clock) as server, server.connect() as client:
         for _ in range(before):
             client.ask()
+            server.until_at_rest()
         client.send(begun)
         server.slot.until(lambda: received(server, state))
         server.pass_time(clock, timeout_s - 0.3)
@@ -160,7 +161,8 @@ def test_more_bytes_of_a_head_buy_no_more_time() -> None:
             rounds = server.slot.rounds
             client.send(b"X: y\r\n")
             server.slot.until(lambda rounds=rounds: server.slot.rounds > rounds)
-            server.pass_time(clock, 3.5)
+            clock.advance(3.5)
+            server.until_next_round()
         assert client.response().status == 408
 
 
@@ -180,9 +182,11 @@ def test_an_idle_connection_is_closed_after_the_keep_alive_timeout(pool: bool) -
         server.until_connections(1)
         for _ in range(3):
             client.ask()
+            server.until_at_rest()
             server.pass_time(clock, TIMEOUTS.keep_alive_s - 0.3)
             client.assert_silent(0.05)
         client.ask()
+        server.until_at_rest()
         server.pass_time(clock, TIMEOUTS.keep_alive_s + 0.3)
         client.assert_closed()
 
@@ -198,6 +202,7 @@ def test_the_time_of_the_application_is_not_the_clients() -> None:
     clock = FakeClock()
     app = Echo()
     with worker(app, TIMED, clock_ns=clock) as server, server.connect() as client:
+        server.server.dispatcher.inline = False  # the loop goes on while the request runs
         client.send(get("/wait"))
         app.gate.entered()
         for _ in range(5):
@@ -289,9 +294,8 @@ def test_a_client_that_reads_nothing_of_a_large_response_is_cut() -> None:
         client.head()
         for _ in range(20):
             # More than once: the kernel may still be taking some of it into its buffers.
-            rounds = server.slot.rounds
-            server.pass_time(clock, TIMEOUTS.write_s + 0.3)
-            server.slot.until(lambda rounds=rounds: server.slot.rounds > rounds + 1)
+            clock.advance(TIMEOUTS.write_s + 0.3)
+            server.until_next_round()
         server.until_connections(0)
 
 
@@ -408,6 +412,7 @@ def test_a_keep_alive_timeout_may_be_the_shortest(pool: bool) -> None:
         server.server.dispatcher.inline = not pool
         server.until_connections(1)  # its deadline is that of a head now
         client.ask()
+        server.until_at_rest()
         server.pass_time(clock, 6)
         client.sock.settimeout(1)
         client.assert_closed()

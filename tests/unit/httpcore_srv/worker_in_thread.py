@@ -322,6 +322,23 @@ class WorkerInThread:
         """Wait until the worker holds so many connections."""
         self._until(lambda: self.slot.connections == count)
 
+    def until_at_rest(self) -> None:
+        """Wait until the worker has put every request behind it.
+
+        A client may have its response before the worker has done so.
+        """
+        for _ in range(10_000):
+            if all(stream.at_rest for stream in list(self.server.streams.values())):
+                return
+            self.until_next_round()
+        raise AssertionError("a connection does not come to rest")
+
+    def until_next_round(self) -> None:
+        """Have the loop make a round and wait for it."""
+        rounds = self.slot.rounds
+        self.wake()
+        self._until(lambda: self.slot.rounds > rounds)
+
     def until_waiting(self, count: int) -> None:
         """Wait until so many connections wait for a thread."""
         self._until(lambda: self.slot.waiting == count)
@@ -372,7 +389,7 @@ def running(*workers: WorkerInThread) -> Iterator[None]:
                 worker.stop()
         finally:
             threading.excepthook = hook
-    assert failures == []
+    assert failures == [], failures
 
 
 @contextlib.contextmanager
