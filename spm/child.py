@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from .lifeline import Lifeline
 from .scoreboard import Scoreboard
@@ -29,7 +29,8 @@ _log = logging.getLogger("smart_http.spm")
 # A handler and not SIG_IGN: an ignored signal stays ignored through exec, and a program
 # that the application starts must be endable.
 _COORDINATED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_MESSAGE_LIMIT: Final = 20_000
+# In characters; six bytes each at worst, it still fits into one packet.
+_MESSAGE_LIMIT: Final = 8_000
 
 
 def _leave_it_to_the_manager(number: int, frame: FrameType | None) -> None:
@@ -90,10 +91,23 @@ def describe_failure(error: BaseException) -> tuple[str, int | None]:
     """Return the message of a failed boot and the exit status it asks for."""
     status = getattr(error, "exit_status", None)
     if isinstance(status, int):
-        return str(error)[:_MESSAGE_LIMIT], status
+        return _shortened(str(error)), status
     lines = traceback.format_exception(error)
     message = f"the application could not be loaded: {error!r}\n{''.join(lines).rstrip()}"
-    return message[:_MESSAGE_LIMIT], None
+    return _shortened(message), None
+
+
+def _shortened(message: str) -> str:
+    """Cut a long message in the middle: it begins with what and ends with where."""
+    if len(message) <= _MESSAGE_LIMIT:
+        return message
+    half = _MESSAGE_LIMIT // 2
+    return f"{message[:half]}\n[...]\n{message[-half:]}"
+
+
+def packed(news: dict[str, Any]) -> bytes:
+    """Return news as one packet. Text that is no text (lone surrogates) is told as such."""
+    return json.dumps(news, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def run_worker(
@@ -134,5 +148,5 @@ def _boot_or_tell(boot: Boot, lifeline: Lifeline) -> Serve | None:
     except BaseException as error:  # noqa: BLE001 - imports may raise anything, SystemExit too
         message, exit_status = describe_failure(error)
         news = {"boot_failed": message, "exit_status": exit_status}
-        lifeline.tell(json.dumps(news).encode())
+        lifeline.tell(packed(news))
         return None

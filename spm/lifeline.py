@@ -14,7 +14,7 @@ from typing import Final
 _POKE: Final = b"!"
 # What a worker may say at most (the message of a failed boot), and how many packets one
 # look takes in; epoll is level-triggered, so the rest comes with the next look.
-MESSAGE_LIMIT: Final = 32768
+MESSAGE_LIMIT: Final = 65536
 _PACKETS_PER_LOOK: Final = 64
 
 

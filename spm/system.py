@@ -293,7 +293,12 @@ class System:
                 self.unwatch(process.control)
                 process.control.close()
                 return
-            self._note_news(process, json.loads(message), PidFD(fds[0]) if fds else None)
+            fd = PidFD(fds[0]) if fds else None
+            try:
+                self._note_news(process, json.loads(message), fd)
+            except (ValueError, TypeError, KeyError) as error:
+                # The application runs in that process and may have written there.
+                _log.warning("unreadable message of the template: %r", error)
 
     def _note_news(self, process: _TemplateProcess, news: dict[str, Any], fd: PidFD | None) -> None:
         kind = news["news"]

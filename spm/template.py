@@ -203,7 +203,7 @@ class Template:
 
     def _tell(self, news: dict[str, Any], fd: int = -1) -> None:
         # Blocks when the manager is behind, and so limits how far ahead we fork.
-        message = json.dumps(news).encode()
+        message = child.packed(news)
         if fd < 0:
             self._control.send(message)
         else:

@@ -82,7 +82,9 @@ class FakeSlot:
         self.pooled_count = _word(count)
 
     def busy(self, count: int) -> None:
-        self.busy_count = _word(count)
+        with self._written:
+            self.busy_count = _word(count)
+            self._written.notify_all()
 
     def publish(
         self, beat_ns: int, busy: int, waiting: int, connections: int, threads: int
@@ -147,9 +149,7 @@ class FakeSiblings:
     """A real inbox; `target` is the one sibling that takes what is sent, if any."""
 
     def __init__(self) -> None:
-        self.inbox_end, self.reading_end = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET
-        )
+        self.inbox_end, self.reading_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.reading_end.setblocking(False)
         self.target: FakeSiblings | None = None
         self.free = True  # what `only_free` asks about

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spm.observation import (
@@ -105,6 +105,7 @@ def play(looks: list[tuple[Observation, float]], policy: Policy) -> list[Actions
 # --- whatever is seen -------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(histories(), policies())
 def test_it_never_wants_more_than_the_maximum_or_fewer_than_the_minimum(
     looks: list[tuple[Observation, float]], policy: Policy
@@ -118,6 +119,7 @@ def test_it_never_wants_more_than_the_maximum_or_fewer_than_the_minimum(
             assert live - len(actions.retire) >= policy.min_workers
 
 
+@settings(deadline=None)
 @given(histories(), policies())
 def test_nothing_is_retired_while_a_worker_starts_a_request_waits_or_a_reload_runs(
     looks: list[tuple[Observation, float]], policy: Policy
@@ -132,6 +134,7 @@ def test_nothing_is_retired_while_a_worker_starts_a_request_waits_or_a_reload_ru
             assert not actions.retire
 
 
+@settings(deadline=None)
 @given(histories(), policies())
 def test_it_acts_only_on_workers_that_can_be_acted_upon(
     looks: list[tuple[Observation, float]], policy: Policy
@@ -145,6 +148,7 @@ def test_it_acts_only_on_workers_that_can_be_acted_upon(
         assert len(set(actions.retire)) == len(actions.retire)
 
 
+@settings(deadline=None)
 @given(histories(), policies())
 def test_it_does_one_kind_of_thing_at_a_time_and_says_why(
     looks: list[tuple[Observation, float]], policy: Policy
@@ -158,6 +162,7 @@ def test_it_does_one_kind_of_thing_at_a_time_and_says_why(
             assert actions.spawn == 0
 
 
+@settings(deadline=None)
 @given(histories(), policies())
 def test_the_same_input_gives_the_same_output(
     looks: list[tuple[Observation, float]], policy: Policy
@@ -165,6 +170,7 @@ def test_the_same_input_gives_the_same_output(
     assert play(looks, policy) == play(looks, policy)
 
 
+@settings(deadline=None)
 @given(observations(), policies())
 def test_it_gives_up_only_when_nobody_serves(seen: Observation, policy: Policy) -> None:
     failing = Memory(failed_starts=99, generation=seen.generation)
@@ -178,12 +184,14 @@ def test_it_gives_up_only_when_nobody_serves(seen: Observation, policy: Policy) 
         assert actions.give_up
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 1e6), policies())
 def test_more_demand_never_needs_fewer_workers(a: float, b: float, policy: Policy) -> None:
     low, high = sorted((a, b))
     assert workers_for(low, policy) <= workers_for(high, policy)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(0, 100))
 def test_more_waiting_requests_never_want_fewer_workers(a: int, b: int) -> None:
     low, high = sorted((a, b))

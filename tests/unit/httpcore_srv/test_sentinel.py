@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from httpcore_srv.sentinel import PATIENCE, PERIOD_S, QUIET_NS, Sentinel, is_runnable
+from httpcore_srv.sentinel import (
+    ALERT_NS,
+    CALM_PERIOD_S,
+    LATE_NS,
+    PATIENCE,
+    PERIOD_S,
+    QUIET_NS,
+    Sentinel,
+    is_runnable,
+)
 from tests.fakes.worker import FakeClock
 
 BOUND_S = 10.0
@@ -174,8 +183,36 @@ def test_exactly_one_of_two_gets_the_baton(watch: Watch) -> None:
         looking.join(BOUND_S)
         assert watch.taken - taken_before + leader == 1
         leader_got += leader
-        if 0 < leader_got and 0 < watch.taken:
+        if leader_got and watch.taken:
             break
+
+
+# -- how often -----------------------------------------------------------------------------
+
+
+def test_while_all_is_calm_looks_are_rare(watch: Watch, clock: FakeClock) -> None:
+    assert watch.sentinel.pause_s() == CALM_PERIOD_S
+    watch.begin_call()
+    clock.advance((LATE_NS - 1000) / 1e9)
+    assert watch.sentinel.pause_s() == CALM_PERIOD_S
+
+
+def test_a_late_call_is_looked_at_again_soon(watch: Watch, clock: FakeClock) -> None:
+    watch.begin_call()
+    clock.advance(LATE_NS / 1e9)
+    assert watch.sentinel.pause_s() == PERIOD_S
+    watch.end_call()
+    assert watch.sentinel.pause_s() == CALM_PERIOD_S
+
+
+def test_after_a_stuck_call_looks_are_frequent_for_a_while(watch: Watch, clock: FakeClock) -> None:
+    watch.begin_call()
+    assert not watch.sentinel.look()
+    assert watch.sentinel.look()
+    clock.advance((ALERT_NS - 1000) / 1e9)
+    assert watch.sentinel.pause_s() == PERIOD_S
+    clock.advance(1e-5)
+    assert watch.sentinel.pause_s() == CALM_PERIOD_S
 
 
 # -- whether a thread sleeps ---------------------------------------------------------------
@@ -204,12 +241,11 @@ def test_a_thread_that_waits_is_not_runnable() -> None:
     assert not thread.is_alive()
 
 
-def test_a_thread_that_waits_for_the_gil_is_not_runnable() -> None:
-    # It says so in the docstring, and the reader holds the GIL while it looks.
+def test_a_thread_that_computes_is_runnable_even_if_it_waits_for_a_core() -> None:
     stop: list[bool] = []
     thread = threading.Thread(target=lambda: deque(iter(lambda: bool(stop), True), maxlen=0))
     thread.start()
-    until(lambda: not is_runnable(thread.native_id or 0))
+    until(lambda: is_runnable(thread.native_id or 0))
     stop.append(True)
     thread.join(BOUND_S)
     assert not thread.is_alive()
@@ -257,7 +293,7 @@ class Steps:
             self._go.get(timeout=BOUND_S)
 
     def wait_for_pause(self) -> None:
-        assert self.pauses_s.get(timeout=BOUND_S) == PERIOD_S
+        assert self.pauses_s.get(timeout=BOUND_S) in (PERIOD_S, CALM_PERIOD_S)
 
     def let_look(self) -> None:
         self._go.put(None)

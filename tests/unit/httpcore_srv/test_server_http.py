@@ -13,10 +13,10 @@ from typing import IO
 
 import pytest
 from werkzeug.middleware.lint import LintMiddleware
-from tests.unit.httpcore_srv.worker_in_thread import GET, Echo, get, post, worker
 
 from httpcore_srv import HTTPLimits, HTTPSettings
 from httpcore_srv.wsgi import Environ, StartResponse
+from tests.unit.httpcore_srv.worker_in_thread import GET, Echo, get, post, worker
 
 MEGABYTE = 1 << 20
 SMALL_MEMORY = HTTPSettings(limits=HTTPLimits(body_memory_bytes=1000))
@@ -53,7 +53,7 @@ def broken() -> Iterator[bytes]:
     raise ValueError("after the head")
 
 
-# -- keeping connections --------------------------------------------------------------------
+# -- keeping connections ----------------------------------------------------------------------
 
 
 def test_an_http_1_1_connection_is_kept() -> None:
@@ -91,7 +91,7 @@ def test_a_connection_is_closed_when_the_application_asks_for_it() -> None:
         client.assert_closed()
 
 
-# -- pipelining -----------------------------------------------------------------------------
+# -- pipelining -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 50, 300])
@@ -133,7 +133,7 @@ def test_many_clients_that_pipeline_without_end_are_all_answered() -> None:
                 assert client.response().status == 200
 
 
-# -- bodies ---------------------------------------------------------------------------------
+# -- bodies -----------------------------------------------------------------------------------
 
 
 @unclosed_spools
@@ -194,7 +194,7 @@ def test_a_client_that_does_not_wait_for_100_gets_none() -> None:
         assert client.ask(GET).status == 200
 
 
-# -- responses ------------------------------------------------------------------------------
+# -- responses --------------------------------------------------------------------------------
 
 
 def test_head_gets_the_fields_and_no_content() -> None:
@@ -268,7 +268,7 @@ def test_what_reaches_applications_passes_werkzeugs_lint() -> None:
         assert client.ask(get("/")).status == 200
 
 
-# -- files ----------------------------------------------------------------------------------
+# -- files ------------------------------------------------------------------------------------
 
 
 class Files:
@@ -305,7 +305,7 @@ def test_a_file_reaches_a_slow_client_whole(tmp_path: Path) -> None:
 
 def rest_of_file(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Answers with the rest of a file of which something was read before."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115: the server closes it
+    file = tempfile.TemporaryFile()  # noqa: SIM115
     file.write(b"0123456789"[: 4 if environ["PATH_INFO"] == "/empty" else 10])
     file.seek(4)
     status = "304 Not Modified" if environ["PATH_INFO"] == "/304" else "200 OK"

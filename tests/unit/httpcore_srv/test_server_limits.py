@@ -8,9 +8,13 @@ import threading
 from collections.abc import Iterable, Iterator
 
 import pytest
+
+from httpcore_srv import HTTPLimits, HTTPSettings, HTTPTimeouts
+from httpcore_srv.connection import State
+from httpcore_srv.wsgi import Environ, StartResponse
+from tests.fakes.worker import BOUND_S, FakeClock
 from tests.unit.httpcore_srv.worker_in_thread import (
     GET,
-
     Echo,
     Gate,
     WorkerInThread,
@@ -20,11 +24,6 @@ from tests.unit.httpcore_srv.worker_in_thread import (
     running,
     worker,
 )
-
-from httpcore_srv import HTTPLimits, HTTPSettings, HTTPTimeouts
-from httpcore_srv.connection import State
-from httpcore_srv.wsgi import Environ, StartResponse
-from tests.fakes.worker import BOUND_S, FakeClock
 
 MEGABYTE = 1 << 20
 TIGHT = HTTPSettings(
@@ -212,7 +211,7 @@ def test_the_time_of_the_application_is_not_the_clients() -> None:
         assert client.ask().status == 200
 
 
-# -- clients that do not read -------------------------------------------------------------------
+# -- clients that do not read -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/large", "/stream"])
@@ -334,7 +333,7 @@ def test_the_iterable_of_a_client_that_has_gone_is_closed() -> None:
         server.until_connections(0)
 
 
-# -- descriptors ---------------------------------------------------------------------------------
+# -- descriptors ------------------------------------------------------------------------------
 
 
 def test_accepting_rests_when_descriptors_have_run_out_and_goes_on_by_itself(
@@ -342,27 +341,26 @@ def test_accepting_rests_when_descriptors_have_run_out_and_goes_on_by_itself(
 ) -> None:
     clock = FakeClock()
     listener = WrappedListener()
-    with worker(listener=listener, clock_ns=clock) as server:
-        with server.connect() as kept:
-            kept.ask()
-            listener.failures.append(OSError(errno.EMFILE, "Too many open files"))
-            late = server.connect()
-            late.send(GET)
-            server.slot.until(lambda: not listener.failures)
-            rounds = server.slot.rounds
-            for _ in range(3):
-                assert kept.ask().status == 200  # those who are here are served on
-            late.assert_silent()
-            assert server.slot.rounds - rounds < 20, "the loop spins"
-            server.pass_time(clock, 1.1)
-            assert late.response().status == 200
+    with worker(listener=listener, clock_ns=clock) as server, server.connect() as kept:
+        kept.ask()
+        listener.failures.append(OSError(errno.EMFILE, "Too many open files"))
+        late = server.connect()
+        late.send(GET)
+        server.slot.until(lambda: not listener.failures)
+        rounds = server.slot.rounds
+        for _ in range(3):
+            assert kept.ask().status == 200  # those who are here are served on
+        late.assert_silent()
+        assert server.slot.rounds - rounds < 20, "the loop spins"
+        server.pass_time(clock, 1.1)
+        assert late.response().status == 200
     assert [r.message for r in caplog.records if r.levelno >= logging.ERROR] == [
         "cannot accept connections for a second: Too many open files"
     ]
     listener.close()
 
 
-# -- faults that are known -------------------------------------------------------------------------
+# -- faults that are known --------------------------------------------------------------------
 
 
 @pytest.mark.xfail(
@@ -438,5 +436,3 @@ def test_a_client_that_leaves_while_all_threads_are_busy_costs_nothing() -> None
         finally:
             app.gate.open()
         assert busy.response().status == 200
-
-

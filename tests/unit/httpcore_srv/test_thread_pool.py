@@ -40,9 +40,9 @@ class WatchedLock:
         if after is not None:
             after()
 
-    def wait_for(self, what: Callable[[], bool]) -> None:
+    def wait_for(self, what: Callable[[], bool], bound_s: float = BOUND_S) -> None:
         with self._condition:
-            assert self._condition.wait_for(what, BOUND_S), "it never became so"
+            assert self._condition.wait_for(what, bound_s), "it never became so"
 
 
 class Threads:
@@ -52,14 +52,25 @@ class Threads:
         self.started: list[threading.Thread] = []
         self.names: list[str] = []
         self.exhausted = False
+        self.hold_back: threading.Event | None = None  # new threads get no core until it is set
 
     def start(self, target: Callable[[], None], name: str) -> None:
         if self.exhausted:
             raise RuntimeError("can't start new thread")
+        if self.hold_back is not None:
+            target = self._late(target, self.hold_back)
         thread = threading.Thread(target=target, name=name, daemon=True)
         self.started.append(thread)
         self.names.append(name)
         thread.start()
+
+    @staticmethod
+    def _late(target: Callable[[], None], go_on: threading.Event) -> Callable[[], None]:
+        def run() -> None:
+            assert go_on.wait(BOUND_S)
+            target()
+
+        return run
 
     def join(self) -> None:
         for thread in self.started:
@@ -103,6 +114,14 @@ class Rig:
         self.requests.append(request)
         self.pool.submit(request)
         return request
+
+    def run_together(self, count: int) -> None:
+        """Run requests to their end, each on a thread of its own."""
+        requests = [self.submit() for _ in range(count)]
+        for request in requests:
+            request.wait_until_begun()
+        for request in requests:
+            request.end()
 
     def wait_for_idle(self, count: int) -> None:
         self.lock.wait_for(lambda: self.pool.idle == count)
@@ -227,7 +246,7 @@ def test_a_job_run_aside_is_not_busy_and_knows_no_limit(rig: Rig) -> None:
     aside = Request(rig.pool)
     rig.requests.append(aside)
     rig.pool.run_aside(aside)
-    assert aside.wait_until_begun() not in {request for request in rig.threads.started[:-1]}
+    assert aside.wait_until_begun() not in set(rig.threads.started[:-1])
     assert rig.pool.busy == rig.pool.max_threads
     assert rig.pool.alive == rig.pool.max_threads + 2
 
@@ -249,9 +268,7 @@ def test_a_job_run_aside_takes_an_idle_thread_if_there_is_one(rig: Rig) -> None:
 
 def test_idle_threads_above_the_minimum_leave(make_rig: MakeRig) -> None:
     rig = make_rig(min_threads=1, idle_s=SHORT_S)
-    for request in [rig.submit() for _ in range(4)]:
-        request.wait_until_begun()
-        request.end()
+    rig.run_together(4)
     rig.lock.wait_for(lambda: rig.pool.alive == 2)
     assert rig.pool.idle == 1
     # Whoever is left serves on.
@@ -303,6 +320,24 @@ def test_a_thread_that_was_promised_a_job_does_not_leave(make_rig: MakeRig) -> N
     assert rig.pool.alive == 2
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="thread_pool._first_job waits for its job without a time limit: a thread whose job "
+    "was taken by one that came back sooner never leaves",
+)
+def test_a_thread_whose_job_another_took_leaves_when_idle(make_rig: MakeRig) -> None:
+    rig = make_rig(min_threads=0, idle_s=SHORT_S)
+    first = rig.submit()
+    thread = first.wait_until_begun()
+    rig.threads.hold_back = threading.Event()
+    second = rig.submit()
+    first.end()
+    assert second.wait_until_begun() is thread
+    rig.threads.hold_back.set()
+    second.end()
+    rig.lock.wait_for(lambda: rig.pool.alive == 1, bound_s=1.0)
+
+
 def test_the_main_thread_serves_too_and_never_leaves(make_rig: MakeRig) -> None:
     rig = make_rig(min_threads=0, idle_s=SHORT_S)
     # As after a takeover: the leader's own request ends on what is a pool thread now.
@@ -313,9 +348,7 @@ def test_the_main_thread_serves_too_and_never_leaves(make_rig: MakeRig) -> None:
     main.start()
     blocking = rig.submit()
     assert blocking.wait_until_begun() is main
-    for request in [rig.submit() for _ in range(2)]:
-        request.wait_until_begun()
-        request.end()
+    rig.run_together(2)
     rig.lock.wait_for(lambda: rig.pool.alive == 1)  # all others have left
     blocking.end()
     rig.wait_for_idle(1)
@@ -389,9 +422,7 @@ def test_a_spare_thread_that_cannot_be_started_is_replaced_by_one_that_comes_bac
 
 
 def test_closing_releases_every_thread_that_waits(rig: Rig) -> None:
-    for request in [rig.submit() for _ in range(4)]:
-        request.wait_until_begun()
-        request.end()
+    rig.run_together(4)
     rig.wait_for_idle(4)
     rig.pool.close()
     rig.threads.join()

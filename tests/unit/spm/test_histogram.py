@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spm.histogram import (
@@ -17,17 +17,20 @@ durations = st.integers(0, (1 << 41) - 1)
 counts = st.lists(st.integers(0, 1000), min_size=BUCKETS, max_size=BUCKETS)
 
 
+@settings(deadline=None)
 @given(st.integers(-(1 << 70), 1 << 70))
 def test_every_number_has_a_bucket(duration_ns: int) -> None:
     assert 0 <= bucket_of(duration_ns) < BUCKETS
 
 
+@settings(deadline=None)
 @given(durations)
 def test_a_bucket_holds_what_lies_between_its_bounds(duration_ns: int) -> None:
     bucket = bucket_of(duration_ns)
     assert lower_bound_ns(bucket) <= duration_ns < upper_bound_ns(bucket)
 
 
+@settings(deadline=None)
 @given(durations, durations)
 def test_a_longer_duration_never_has_a_lower_bucket(a: int, b: int) -> None:
     low, high = sorted((a, b))
@@ -46,6 +49,7 @@ def test_there_are_four_buckets_to_an_octave_from_16_us_to_1100_s() -> None:
     assert lower_bound_ns(BUCKETS - 1) == 1 << 40
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(20_000, 10**12), min_size=1, max_size=300), st.floats(0, 1))
 def test_a_quantile_is_right_to_within_a_quarter_octave(
     durations_ns: list[int], fraction: float
@@ -68,11 +72,13 @@ def test_durations_beyond_the_last_bucket_are_told_as_twice_its_beginning() -> N
     assert quantile_ns(histogram, 1.0) == 2 << 40
 
 
+@settings(deadline=None)
 @given(counts, counts)
 def test_what_is_added_can_be_taken_away(a: list[int], b: list[int]) -> None:
     assert subtract(add(a, b), b) == a
 
 
+@settings(deadline=None)
 @given(counts, counts)
 def test_a_difference_is_never_less_than_nothing(a: list[int], b: list[int]) -> None:
     assert min(subtract(a, b)) >= 0

@@ -215,6 +215,22 @@ def test_mail_waits_for_the_replacement_if_nobody_is_ready() -> None:
         assert only(server.ready()).parcels == [b"one", b"two"]
 
 
+def test_mail_that_fits_nowhere_is_kept_until_it_does() -> None:
+    with serving(min_workers=2) as server:
+        victim, other = server.ready()
+        victim.hung = other.hung = True
+        send(server, victim.index, b"parcel")
+        while server.system.inboxes.put(other.index, b"x" * 60_000, -1):
+            pass
+        server.system.crash_template(1)
+        server.system.templates.clear()
+        server.system.crash(victim)
+        server.run(0.1)
+        other.hung = False
+        server.run(0.5)
+        assert b"parcel" in other.parcels + [m for w in server.ready() for m in w.parcels]
+
+
 def test_mail_that_comes_late_to_a_free_slot_is_found() -> None:
     with serving() as server:
         send(server, 3, b"late")

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spm.histogram import BUCKETS, bucket_of
@@ -172,6 +172,7 @@ def test_the_histogram_counts_each_service_time_once(board: Scoreboard) -> None:
     assert histogram[BUCKETS - 1] == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, (1 << 64) - 1), min_size=SLOT_WORDS, max_size=SLOT_WORDS))
 def test_whatever_a_worker_writes_gauges_and_state_stay_in_bounds(words: list[int]) -> None:
     board = Scoreboard(1, 2)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spm.observation import WorkerState
@@ -32,6 +32,7 @@ rows = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(rows, max_size=6))
 def test_counters_never_fall_and_never_leap(seen: list[Row]) -> None:
     totals = Totals()
@@ -54,6 +55,7 @@ def test_honest_counters_are_followed_exactly() -> None:
     )
 
 
+@settings(deadline=None)
 @given(words, words)
 def test_lost_requests_are_never_negative_and_never_absurd(begun: int, ended: int) -> None:
     assert 0 <= Totals(begun=begun, ended=ended).unfinished <= 10_000
