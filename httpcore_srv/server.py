@@ -36,7 +36,7 @@ from httpcore_srv.wsgi import Application, Environ, WSGIHandler, base_environ
 
 log = logging.getLogger("smart_http.worker")
 
-ACCEPT_BATCH: Final = 8  # connections a wake; more would take them from idle siblings
+ACCEPT_BATCH: Final = 32  # connections a wake, for a worker that will never have siblings
 INBOX_BATCH: Final = 64
 RETRY_S: Final = 0.01  # how often what waits for a thread looks for a sibling with a free one
 POKE_NS: Final = 20_000_000  # the manager is woken at most so often
@@ -90,6 +90,7 @@ class HTTPServer:
         self.lifeline = lifeline
         self.siblings = siblings
         self._bases = [_environ_of(sock, multiprocess) for sock in self.listeners]
+        self._alone = not multiprocess
         self._listening = False
         self._pause_until_ns = 0
         self._waiting: deque[Stream] = deque()  # whole requests, or unread ones, without a thread
@@ -205,7 +206,7 @@ class HTTPServer:
     def _on_listener(self, index: int) -> bool:
         """Connections wait. At least one is taken whatever else: the wake-up was ours alone."""
         sock = self.listeners[index]
-        for _ in range(ACCEPT_BATCH):
+        for _ in range(ACCEPT_BATCH if self._alone else 1):
             stream = self._accept_one(index)
             if stream is None:
                 break
@@ -213,9 +214,10 @@ class HTTPServer:
                 return True
             if self.pool.busy >= self.max_threads:
                 break
-        if self._listening:
+        if self._listening and not self._alone:
             # To the tail of the kernel's wait queue, so that the next one goes to a
-            # sibling: epoll wakes the first exclusive waiter it finds.
+            # sibling: epoll wakes the first exclusive waiter it finds. For the same reason
+            # only one was accepted: those behind it have woken siblings already.
             self.loop.unregister(sock.fileno())
             self._watch_listener(index, sock)
         self._publish_moves()

@@ -254,7 +254,9 @@ def _the_one_that_runs(bind: str | None) -> str:
     listed = "".join(f"\n  pid {p.stem}: {', '.join(b) or '?'}" for p, b in binds.items())
     if not paths:
         raise ControlError(f"no server is running{where}; there are:{listed}")
-    raise ControlError(f"several servers are running{where}; say which one by its pid:{listed}")
+    raise ControlError(
+        f"several servers are running{where}; say which one with --bind or --pid:{listed}"
+    )
 
 
 def _binds_of(path: Path) -> list[str]:

@@ -106,8 +106,9 @@ class Readout:
             f"Total {self.total} Busy {self.busy} Idle {self.idle} "
             f"KillPending {self.kill_pending} threads {self.busy_threads}/{self.threads} "
             f"requests {self.requests} ({self.requests_per_s:.1f}/s) waiting {self.waiting} "
-            f"accept_queue {self.accept_queue} mean {times.mean_ms:.1f} ms "
-            f"p50 {times.p50_ms:.1f} ms p99 {times.p99_ms:.1f} ms restarts {self.restarts} "
+            f"accept_queue {self.accept_queue} mean {_duration(times.mean_ms)} "
+            f"p50 {_duration(times.p50_ms)} p99 {_duration(times.p99_ms)} "
+            f"restarts {self.restarts} "
             f"lost {self.lost} errors {self.errors}"
         )
 
@@ -179,8 +180,8 @@ def _times(times: Mapping[str, Any]) -> str:
     if not times["count"]:
         return "no requests"
     return (
-        f"mean {times['mean_ms']:.1f} ms, p50 {times['p50_ms']:.1f} ms, "
-        f"p99 {times['p99_ms']:.1f} ms, {times['count']} requests"
+        f"mean {_duration(times['mean_ms'])}, p50 {_duration(times['p50_ms'])}, "
+        f"p99 {_duration(times['p99_ms'])}, {times['count']} requests"
     )
 
 
@@ -213,6 +214,14 @@ def _table(workers: Iterable[Mapping[str, Any]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _duration(milliseconds: float) -> str:
+    if milliseconds < 1:
+        return f"{1000 * milliseconds:.0f} us"
+    if milliseconds < 1000:
+        return f"{milliseconds:.1f} ms"
+    return f"{milliseconds / 1000:.2f} s"
 
 
 def _megabytes(size: int | None) -> str:

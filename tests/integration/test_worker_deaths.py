@@ -125,7 +125,8 @@ def test_template_and_all_workers_killed_at_once_come_back(serve: Serve) -> None
         os.kill(pid, signal.SIGKILL)
     # The listener is the manager's as well: this one waits in its queue until somebody comes.
     assert server.get("/json").status == 200
-    status = server.eventually(lambda s: s["idle"] == 2 and s["restarts"] == 2)
+    # Workers that were asked of the dead template and never came to be may count as well.
+    status = server.eventually(lambda s: s["idle"] == 2 and s["restarts"] >= 2)
     assert not set(before) & {worker["pid"] for worker in status["workers"]}
 
 
