@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -11,6 +12,8 @@ from typing import Final
 from httpcore_srv.errors import BindError
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.wsgi import Exchange
+
+log = logging.getLogger("smart_http.worker")
 
 # What a client sends must be able to forge neither a line nor a field of one.
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
@@ -59,6 +62,7 @@ class AccessLog:
         self._lines: deque[str] = deque()
         self._stamp = ""
         self._stamp_s = 0
+        self._failing = False
 
     def record(self, peer: str, request: RequestHead, exchange: Exchange) -> None:
         """Note one request that was answered."""
@@ -83,8 +87,15 @@ class AccessLog:
                 lines.append(self._lines.popleft())
         except IndexError:
             pass
-        if lines:
+        if not lines:
+            return
+        try:
             os.write(self._fd, "".join(lines).encode("latin-1"))
+            self._failing = False
+        except OSError as error:  # a full disk: serving goes on without the log
+            if not self._failing:
+                log.error("access log lines are lost: %s", error.strerror)
+            self._failing = True
 
     def _time(self) -> str:
         now_s = int(time.time())

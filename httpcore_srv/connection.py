@@ -75,6 +75,16 @@ NEXT: Final[Mapping[State, Mapping[Event, State]]] = {
 """A missing entry is a bug of ours: the KeyError is let be seen."""
 
 
+def close_body(body: IO[bytes]) -> None:
+    """Close a body's file now, and not when the garbage collector comes by."""
+    try:
+        body.close()
+    except OSError:
+        # close() flushes, and the disk is full: what could not be written is not wanted
+        # any more, and the descriptor is closed all the same.
+        return
+
+
 class Connection:
     """One client's requests, one after the other.
 
@@ -192,6 +202,8 @@ class Connection:
                 return None
             self._head = None
             self.wants_continue = False
+            if self._body is not None:
+                self._body.flush()  # here, where a full disk is still a 503
             self.body_length, self._body_bytes = self._body_bytes, 0
             self._move(Event.REQUEST)
             return head
@@ -211,9 +223,9 @@ class Connection:
             self._body.write(body.getbuffer())
 
     def _drop_body(self) -> None:
-        if self._body is not None:
-            self._body.close()
-            self._body = None
+        body, self._body = self._body, None
+        if body is not None:
+            close_body(body)
 
     def _move(self, event: Event) -> None:
         self.state = NEXT[self.state][event]

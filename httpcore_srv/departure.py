@@ -52,6 +52,11 @@ class Departure:
         self._give_up_ns = 0
         self._orphaned = False
 
+    @property
+    def accepts(self) -> bool:
+        """Whether new connections are welcome: not while others are to take the load over."""
+        return self._order is not Order.DRAIN
+
     def obey(self, word: int) -> None:
         """Do what the manager's word says. Words that are no order are none."""
         try:
@@ -66,7 +71,6 @@ class Departure:
             self._come_back()
         elif order is Order.NOW:
             self._server.loop.stop()
-            self._server.pool.close()
         else:
             self._begin(self._server.slot.linger_s())
 
@@ -107,9 +111,7 @@ class Departure:
         self.retry_s = RETRY_S
         self._linger_until_ns = now_ns + int(linger_s * 1e9)
         self._give_up_ns = now_ns + self._graceful_ns
-        if self._order is Order.DRAIN:
-            server.stop_listening()
-        else:
+        if self._order is Order.STOP:
             server.keeps_alive = False
 
     def _come_back(self) -> None:
@@ -141,7 +143,6 @@ class Departure:
             return False
         server.stop_listening()
         server.loop.stop()
-        server.pool.close()
         return False
 
     def _give_up(self) -> None:
@@ -150,4 +151,3 @@ class Departure:
         if self._orphaned:
             os._exit(1)
         self._server.loop.stop()
-        self._server.pool.close()

@@ -43,10 +43,16 @@ class Dispatcher:
     """Runs requests and keeps count of them.
 
     on_freed: called by a pool thread that has ended a request, without any lock held.
+    lead: runs the loop; called on the thread that leads after the baton was taken.
     """
 
     def __init__(
-        self, loop: EventLoop, pool: ThreadPool, slot: Slot, on_freed: Callable[[], None]
+        self,
+        loop: EventLoop,
+        pool: ThreadPool,
+        slot: Slot,
+        on_freed: Callable[[], None],
+        lead: Callable[[], object],
     ) -> None:
         self.inline = True
         self._loop = loop
@@ -55,6 +61,7 @@ class Dispatcher:
         self._on_freed = on_freed
         self._clock_ns = loop.clock_ns
         self._baton = loop.baton
+        self._lead = lead
         self.sentinel = Sentinel(loop.baton, self._baton_taken, lambda: loop.leader, loop.clock_ns)
         # Written by the leader:
         self._begun = 0
@@ -128,7 +135,8 @@ class Dispatcher:
             self._ended_pooled += 1
             self._slot.ended_pooled(self._ended_pooled)
             self._slot.timed((duration_ns,))
-            self._slot.busy(pool.busy)
+            # Below zero for a moment if the sentinel has taken the baton and not counted yet.
+            self._slot.busy(max(0, pool.busy))
             if failed:
                 self._errors += 1
                 self._slot.failed(self._errors)
@@ -154,8 +162,8 @@ class Dispatcher:
             # subtracted itself: then `busy` was one too low for a moment, never for long.
             pool.busy += 1
             self._quick = 0
-            self._slot.busy(pool.busy)
-        pool.run_aside(self._lead)
+            self._slot.busy(max(0, pool.busy))
+        pool.run_aside(self._lead_aside)
 
-    def _lead(self) -> None:
-        self._loop.run()
+    def _lead_aside(self) -> None:
+        self._lead()

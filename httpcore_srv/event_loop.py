@@ -32,7 +32,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from httpcore_srv.timers import Timers
+from httpcore_srv.timers import NEVER_NS, Timers
 
 Handler = Callable[[int], bool]
 """Called with the event mask. True: the baton was lost inside the call."""
@@ -48,12 +48,17 @@ class EventLoop:
     """Descriptors and their handlers, posted calls, timers, and the baton.
 
     clock_ns: CLOCK_MONOTONIC in nanoseconds; a test may move it by hand.
+    shortest_timeout_ns: of all that will be given to the timers.
     """
 
-    def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        shortest_timeout_ns: int = NEVER_NS,
+    ) -> None:
         self.clock_ns = clock_ns
         self.now_ns = clock_ns()
-        self.timers = Timers()
+        self.timers = Timers(shortest_timeout_ns)
         self.before_wait: Callable[[], None] = _nothing
         self.baton: deque[object] = deque()  # holds one item, whoever's, while it is laid down
         self.running = True
@@ -62,6 +67,8 @@ class EventLoop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._posted: deque[Posted] = deque()
+        self._closing = threading.Lock()
+        self._closed = False
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.register(self._wakeup, select.EPOLLIN, self._woken)
 
@@ -86,12 +93,12 @@ class EventLoop:
     def post(self, call: Posted) -> None:
         """Have the leader make this call soon. Any thread."""
         self._posted.append(call)
-        os.eventfd_write(self._wakeup, 1)
+        self._wake()
 
     def stop(self) -> None:
         """Let `run` return True in whichever thread leads. Any thread."""
         self.running = False
-        os.eventfd_write(self._wakeup, 1)
+        self._wake()
 
     # -- leading ----------------------------------------------------------------------
 
@@ -127,8 +134,17 @@ class EventLoop:
 
     def close(self) -> None:
         """Close the loop's own descriptors. After `run` has returned True."""
+        # A thread that ends its request late posts all the same: not into a descriptor
+        # that may be somebody else's by then.
+        with self._closing:
+            self._closed = True
+            os.close(self._wakeup)
         self._epoll.close()
-        os.close(self._wakeup)
+
+    def _wake(self) -> None:
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._wakeup, 1)
 
     def _wait_s(self) -> float:
         if self._posted:

@@ -43,7 +43,13 @@ class Listeners:
         self._addresses = list(addresses)
         self._backlog = backlog
         self._unix_files: list[tuple[str, int]] = []  # path and inode of what we have bound
-        self.sockets = [_make_socket(address) for address in addresses]
+        self.sockets: list[socket.socket] = []
+        try:
+            for address in addresses:
+                self.sockets.append(_make_socket(address))
+        except BindError:
+            self.release()
+            raise
 
     def listen(self) -> None:
         """Bind and listen. Raises: BindError, and then nothing is left behind."""
@@ -53,7 +59,12 @@ class Listeners:
                     self._bind_unix(sock, address)
                 else:
                     self._bind_tcp(sock, address)
-                sock.listen(self._backlog)
+                try:
+                    # Two servers that start at the same moment can both bind (SO_REUSEADDR)
+                    # and only one can listen.
+                    sock.listen(self._backlog)
+                except OSError as error:
+                    raise BindError(_explain(_shown(address), error)) from None
         except BindError:
             self.release()
             raise
@@ -90,7 +101,7 @@ class Listeners:
         try:
             sock.bind((_resolve(host, port)[1], port))
         except OSError as error:
-            raise BindError(_explain(f"{_bracketed(host)}:{port}", error)) from None
+            raise BindError(_explain(_shown(address), error)) from None
 
     def _bind_unix(self, sock: socket.socket, path: str) -> None:
         try:
@@ -98,7 +109,7 @@ class Listeners:
             sock.bind(path)
             self._unix_files.append((os.path.abspath(path), os.stat(path).st_ino))
         except OSError as error:
-            raise BindError(_explain(f"unix:{path}", error)) from None
+            raise BindError(_explain(_shown(path), error)) from None
 
 
 def address_name(sock: socket.socket) -> str:
@@ -117,7 +128,7 @@ def _make_socket(address: Address) -> socket.socket:
         try:
             family, _ = _resolve(host, port)
         except OSError as error:
-            raise BindError(_explain(f"{_bracketed(host)}:{port}", error)) from None
+            raise BindError(_explain(_shown(address), error)) from None
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Inherited by accepted sockets on Linux: no syscall per connection.
@@ -152,6 +163,12 @@ def _remove_dead_socket(path: str) -> None:
             os.unlink(path)
         except BlockingIOError:
             pass  # its accept queue is full: very much alive
+
+
+def _shown(address: Address) -> str:
+    if isinstance(address, str):
+        return f"unix:{address}"
+    return f"{_bracketed(address[0])}:{address[1]}"
 
 
 def _bracketed(host: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 MAX_UNPARSED_BYTES: Final = 65536  # more than that, and the connection finishes where it is
 MAX_HOPS: Final = 3  # handed on so often without a request served: it stays
 
-_HEADER: Final = struct.Struct("=BHQ")
+_HEADER: Final = struct.Struct("=QHQ")
 
 
 class Parcel(NamedTuple):

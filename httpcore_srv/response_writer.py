@@ -107,7 +107,10 @@ def encode_head(
     declared: int | None = None
     server = _SERVER_LINE
     for pair in headers:
-        line = _lines.get(pair) or _encode_line(pair)
+        try:
+            line = _lines.get(pair) or _encode_line(pair)
+        except (TypeError, ValueError):
+            raise AppError(f"a header must be a tuple (name, value), not {pair!r}") from None
         if type(line) is bytes:
             lines.append(line)
             continue
@@ -137,7 +140,9 @@ def encode_head(
     elif not minor:
         lines.append(_KEEP_ALIVE_LINE)
     lines.append(_END)
-    return lines, framing, length or 0, keep_alive
+    if framing is not Framing.LENGTH or length is None:
+        length = 0  # what a HEAD tells of the GET's content is not to be sent
+    return lines, framing, length, keep_alive
 
 
 def error_page(status: int, *, date: bytes, is_head: bool = False, extra: str = "") -> bytes:
@@ -168,9 +173,9 @@ def _framing(
     if code == 205:
         return Framing.NONE, 0  # RFC 9110 section 15.3.6: no content, and it must show
     if is_head or code == 304:
-        # What the GET would have said. Nothing is added where a 304 or a stream said nothing.
-        length = known if declared is None and code != 304 else declared
-        return Framing.NONE, length
+        # What the GET would have said. Nothing is added where a 304 or a stream said nothing,
+        # nor where an application leaves away the content that a HEAD does not want.
+        return Framing.NONE, (known or None) if declared is None and code != 304 else declared
     if declared is not None:
         return Framing.LENGTH, declared
     if known is not None:
@@ -205,6 +210,8 @@ def _admit_name(name: str) -> tuple[str, Field]:
 def _encode_line(pair: tuple[str, str]) -> bytes | _Special:
     """Check a header and encode it; remember the outcome."""
     name, value = pair
+    if type(pair) is not tuple:
+        raise TypeError
     _, kind = _names.get(name) or _admit_name(name)
     line = _plain_line(pair)
     outcome: bytes | _Special = line
@@ -216,7 +223,7 @@ def _encode_line(pair: tuple[str, str]) -> bytes | _Special:
         outcome = (kind, "close" in value.lower())
     elif kind is not Field.ORDINARY:
         outcome = (kind, 0)
-    if len(value) <= _MAX_REMEMBERED_VALUE and type(pair) is tuple:
+    if len(value) <= _MAX_REMEMBERED_VALUE:
         if len(_lines) >= _MAX_LINES:
             # An application whose values never repeat: start again rather than choose.
             _lines.clear()

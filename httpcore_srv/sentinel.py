@@ -35,8 +35,8 @@ def is_runnable(thread_id: int) -> bool:
     try:
         with open(f"/proc/self/task/{thread_id}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split(None, 1)[0] == b"R"
-    except FileNotFoundError:
-        return False
+    except OSError:
+        return False  # no such thread any more, or no descriptor left to ask with
 
 
 class Sentinel:

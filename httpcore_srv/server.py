@@ -28,7 +28,7 @@ from httpcore_srv.departure import Departure
 from httpcore_srv.dispatcher import Dispatcher
 from httpcore_srv.errors import ProtocolError
 from httpcore_srv.event_loop import EventLoop
-from httpcore_srv.ports import Lifeline, Siblings, Slot
+from httpcore_srv.ports import Lifeline, Order, Siblings, Slot
 from httpcore_srv.settings import HTTPSettings
 from httpcore_srv.stream import Mode, Stream
 from httpcore_srv.thread_pool import ThreadPool
@@ -43,6 +43,19 @@ POKE_NS: Final = 20_000_000  # the manager is woken at most so often
 PAUSE_NS: Final = 1_000_000_000  # how long accepting rests when descriptors have run out
 
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# Faults of the new connection or of a firewall, not of the listener: accept(2), "Error handling".
+_TRANSIENT: Final = (
+    errno.ECONNABORTED,
+    errno.EPERM,
+    errno.EPROTO,
+    errno.ENOPROTOOPT,
+    errno.EOPNOTSUPP,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENONET,
+)
 
 
 class HTTPServer:
@@ -69,20 +82,29 @@ class HTTPServer:
     ) -> None:
         self.settings = settings
         self.handler = WSGIHandler(app)
-        self.loop = EventLoop(clock_ns)
-        self.pool = ThreadPool(settings.min_threads, settings.max_threads, settings.thread_idle_s)
-        self.max_threads = settings.max_threads
-        self.dispatcher = Dispatcher(self.loop, self.pool, slot, self._thread_freed)
-        self.streams: dict[int, Stream] = {}
-        self.access_log = None if access_log_fd is None else AccessLog(access_log_fd)
-        self.keeps_alive = settings.timeouts.keep_alive_s > 0
-        self.leaving = False
         timeouts = settings.timeouts
         self.header_ns = int(timeouts.header_s * 1e9)
         self.body_ns = int(timeouts.body_s * 1e9)
         self.write_ns = int(timeouts.write_s * 1e9)
         self.keep_alive_ns = int(timeouts.keep_alive_s * 1e9)
         self.linger_ns = int(timeouts.linger_s * 1e9)
+        shortest_ns = min(
+            self.header_ns,
+            self.body_ns,
+            self.write_ns,
+            self.linger_ns,
+            self.keep_alive_ns or self.header_ns,
+        )
+        self.loop = EventLoop(clock_ns, shortest_ns)
+        self.pool = ThreadPool(settings.min_threads, settings.max_threads, settings.thread_idle_s)
+        self.max_threads = settings.max_threads
+        self.dispatcher = Dispatcher(
+            self.loop, self.pool, slot, on_freed=self._thread_freed, lead=self._lead
+        )
+        self.streams: dict[int, Stream] = {}
+        self.access_log = None if access_log_fd is None else AccessLog(access_log_fd)
+        self.keeps_alive = timeouts.keep_alive_s > 0
+        self.leaving = False
         self.date = b""  # the Date line of responses; replaced whole, so any thread may read it
         self._date_due_ns = 0
         self.listeners = list(listeners)
@@ -93,9 +115,10 @@ class HTTPServer:
         self._alone = not multiprocess
         self._listening = False
         self._pause_until_ns = 0
-        self._waiting: deque[Stream] = deque()  # whole requests, or unread ones, without a thread
+        self.waiting: deque[Stream] = deque()  # whole requests, or unread ones, without a thread
         self._poked_ns = 0
         self._accepted = self._handed_out = self._handed_in = 0
+        self._moved = False  # one of the three has changed and is not published yet
         self.departure = Departure(self, graceful_timeout_s)
 
     def run(self) -> None:
@@ -104,21 +127,33 @@ class HTTPServer:
         loop.before_wait = self._before_wait
         loop.register(self.lifeline.fileno(), select.EPOLLIN, self._on_lifeline)
         loop.register(self.siblings.fileno(), select.EPOLLIN, self._on_inbox)
-        self.dispatcher.sentinel.start()
         self.slot.ready()
-        if not loop.run():
+        # The manager kills whoever is not ready when it stops. It writes the order and then
+        # looks whether we are ready; we say so and then look for the order.
+        if self.slot.order() >= Order.STOP:
+            loop.stop()
+        self.dispatcher.sentinel.start()
+        if not self._lead():
             # The baton went to another thread while this one ran a request. From now on it
             # is one of the pool's, until the last leader closes the pool.
             self.pool.serve(leave_when_idle=False)
+        if not self.pool.busy:
+            self.loop.close()
+
+    def _lead(self) -> bool:
+        """Lead until the baton is lost (False) or the worker is to end (True)."""
+        if not self.loop.run():
+            return False
         self.dispatcher.sentinel.stop()
         for stream in list(self.streams.values()):
-            stream.close()
+            if stream.mode is Mode.RUNNING:
+                stream.cut()
+            else:
+                stream.close()
         if self.access_log is not None:
             self.access_log.flush()
-        if not self.pool.busy:
-            # A thread that is still in the application would post to a number that is
-            # somebody else's by then. The process ends soon; let the loop be.
-            self.loop.close()
+        self.pool.close()
+        return True
 
     def open_spool(self) -> IO[bytes]:
         """Make the temporary file for a large body. Raises: OSError."""
@@ -131,7 +166,7 @@ class HTTPServer:
         if self.give_away(stream, only_free=True):
             return
         stream.park()
-        self._waiting.append(stream)
+        self.waiting.append(stream)
         self._poke()
         # A thread may have ended its request after we looked and before we stood in the
         # queue; then it saw an empty queue. So look again from the queue.
@@ -141,7 +176,7 @@ class HTTPServer:
     def wait_for_turn(self, stream: Stream) -> None:
         """Let the others go first: the stream has pipelined many requests."""
         stream.park()
-        self._waiting.append(stream)
+        self.waiting.append(stream)
         self.loop.post(self._serve_waiting)
 
     def give_away(self, stream: Stream, *, only_free: bool) -> bool:
@@ -158,9 +193,9 @@ class HTTPServer:
             stream.attach()
             return False
         if stream.mode is Mode.WAITING:
-            self._waiting.remove(stream)
+            self.waiting.remove(stream)
         self._handed_out += 1
-        self._publish_moves()
+        self._moved = True
         stream.close()
         return True
 
@@ -188,7 +223,6 @@ class HTTPServer:
             while (stream := self._accept_one(index)) is not None:
                 if stream.on_event(select.EPOLLIN):
                     return True
-        self._publish_moves()
         return False
 
     def _start_listening(self) -> None:
@@ -220,15 +254,16 @@ class HTTPServer:
             # only one was accepted: those behind it have woken siblings already.
             self.loop.unregister(sock.fileno())
             self._watch_listener(index, sock)
-        self._publish_moves()
         return False
 
     def _accept_one(self, index: int) -> Stream | None:
         try:
             sock, address = self.listeners[index].accept()
-        except (BlockingIOError, ConnectionAbortedError):
+        except BlockingIOError:
             return None
         except OSError as error:
+            if error.errno in _TRANSIENT:
+                return None
             if error.errno not in _EXHAUSTED:
                 raise
             if not self._pause_until_ns:
@@ -236,6 +271,7 @@ class HTTPServer:
             self._pause_until_ns = self.loop.now_ns + PAUSE_NS
             return None
         self._accepted += 1
+        self._moved = True
         stream = self._add(sock, address, index)
         stream.deadline_ns = self.loop.now_ns + self.header_ns
         return stream
@@ -270,7 +306,7 @@ class HTTPServer:
         listener = self.listeners[moved.listener]
         sock = socket.socket(listener.family, listener.type, listener.proto, fileno=fd)
         self._handed_in += 1
-        self._publish_moves()
+        self._moved = True
         try:
             address = sock.getpeername()
         except OSError:  # the client has gone while the connection was on its way
@@ -280,7 +316,9 @@ class HTTPServer:
         stream.hops = moved.hops
         stream.deadline_ns = moved.deadline_ns
         if moved.unparsed:
-            return stream.received(moved.unparsed)
+            lost = stream.received(moved.unparsed)
+            stream.keep_deadline(moved.deadline_ns)
+            return lost
         return stream.on_event(select.EPOLLIN)
 
     def _nudged(self) -> bool:
@@ -302,60 +340,65 @@ class HTTPServer:
         """A pool thread has ended a request. That thread; no lock is held."""
         # Written by the leader before it reads `pool.busy`, read here after `busy` has
         # been lowered: whichever came first, a waiting stream is seen by one of us.
-        if self._waiting or not self._listening or self.leaving:
+        if self.waiting or not self._listening or self.leaving:
             self.loop.post(self._serve_waiting)
         if self.access_log is not None:
             self.access_log.flush()
 
     def _serve_waiting(self) -> bool:
         """Give free threads to what waits, first come first served. True: baton lost."""
-        for _ in range(len(self._waiting)):
+        for _ in range(len(self.waiting)):
             if self.pool.busy >= self.max_threads:
                 break
-            if self._waiting.popleft().resume():
+            if self.waiting.popleft().resume():
                 return True
         return False
 
     def _retry_siblings(self) -> None:
         """Look again whether a sibling has a thread for what waits here unread."""
-        for stream in list(self._waiting):
+        for stream in list(self.waiting):
+            may_move = stream.movable and stream.hops < parcel.MAX_HOPS
             # Nobody free for the first that may move is nobody free for the rest.
-            if stream.movable and not self.give_away(stream, only_free=True):
+            if may_move and not self.give_away(stream, only_free=True):
                 return
 
     def _before_wait(self) -> None:
         """Between two batches: gate the listeners, publish, keep the clock's second."""
         loop, pool = self.loop, self.pool
         now_ns = loop.clock_ns()
-        full = pool.busy >= self.max_threads
-        if self._waiting:
+        if self.waiting:
             self._retry_siblings()
         if self.leaving:
             self.departure.go_on()
-        elif full or now_ns < self._pause_until_ns:
-            if self._listening:
-                # A thread that frees itself before it can see `_listening` False has
-                # lowered `busy` first, and the next round, a moment away, sees that.
-                self.stop_listening()
-                if full:
-                    self._poke()
-                    if pool.busy < self.max_threads:
-                        loop.post(self._serve_waiting)
-        elif not self._listening:
-            self._pause_until_ns = 0
-            self._start_listening()
+        self._gate(now_ns)
         if now_ns >= self._date_due_ns:
             self._date_due_ns = now_ns + 1_000_000_000 - time.time_ns() % 1_000_000_000
             self.date = f"Date: {email.utils.formatdate(usegmt=True)}\r\n".encode()
         if self.access_log is not None:
             self.access_log.flush()
-        loop.retry_s = RETRY_S if self._waiting else self.departure.retry_s
+        loop.retry_s = RETRY_S if self.waiting else self.departure.retry_s
         with pool.lock:
-            self.slot.publish(now_ns, pool.busy, len(self._waiting), len(self.streams), pool.alive)
+            self.slot.publish(now_ns, pool.busy, len(self.waiting), len(self.streams), pool.alive)
             self.dispatcher.flush()
+        if self._moved:
+            self._moved = False
+            self.slot.moved(self._accepted, self._handed_out, self._handed_in)
 
-    def _publish_moves(self) -> None:
-        self.slot.moved(self._accepted, self._handed_out, self._handed_in)
+    def _gate(self, now_ns: int) -> None:
+        """Watch the listeners only while what they bring could be served."""
+        full = self.pool.busy >= self.max_threads
+        if full or now_ns < self._pause_until_ns or not self.departure.accepts:
+            if self._listening:
+                self.stop_listening()
+                if full:
+                    self._poke()
+                # A thread that freed itself before it could see `_listening` False has
+                # lowered `busy` first: look again.
+                if self.pool.busy < self.max_threads:
+                    self.loop.post(self._serve_waiting)
+        elif not self._listening:
+            self._pause_until_ns = 0
+            self._start_listening()
 
     def _poke(self) -> None:
         now_ns = self.loop.clock_ns()

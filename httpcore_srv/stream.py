@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import enum
 import logging
+import os
 import select
 import socket
 from io import BytesIO
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from httpcore_srv.connection import Connection, State
+from httpcore_srv.connection import Connection, State, close_body
 from httpcore_srv.errors import PeerGone, ProtocolError
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.outbox import Outbox
@@ -66,6 +67,7 @@ class Stream:
     __slots__ = (
         "__weakref__",
         "_base",
+        "_has_turn",
         "_keep_alive",
         "_lingered",
         "_mask",
@@ -106,6 +108,7 @@ class Stream:
         self.outbox = Outbox()
         self._keep_alive = True
         self._lingered = 0
+        self._has_turn = False  # it has waited for a thread, and one is free
         self._request: RequestHead | None = None
         self._base = base
         self._template = base
@@ -118,10 +121,12 @@ class Stream:
         if self.mode:
             return self._on_event_out_of_turn(mask)
         server = self._server
-        if server.pool.busy >= server.max_threads and self.connection.at_rest:
-            # Not read: as long as the request stays in the socket, a sibling can take it.
-            server.wait_for_thread(self)
+        if (server.pool.busy >= server.max_threads or server.waiting) and self.connection.at_rest:
+            self._wait_unread()
             return False
+        return self._read()
+
+    def _read(self) -> bool:
         try:
             data = self._receive(RECEIVE_BYTES, DONTWAIT)
         except BlockingIOError:
@@ -169,11 +174,10 @@ class Stream:
         if self.mode is not Mode.WAITING:
             return False
         self.mode = READING
-        if self._request is None and not self.connection.has_unread:
-            return self.on_event(EPOLLIN)
-        if self._request is not None and self._run():
-            return True
-        return self._go_on()
+        self._has_turn = True
+        if self._request is None:
+            return self.received(None) if self.connection.has_unread else self._read()
+        return self._run() or self._go_on()
 
     def responded(self) -> None:
         """The response has been given to the socket or the outbox: go on."""
@@ -209,7 +213,8 @@ class Stream:
         if self.mode is READING:
             self._watch(EPOLLIN)
             if not self.due_tick:
-                self._server.loop.timers.schedule(self, self.deadline_ns)
+                loop = self._server.loop
+                loop.timers.schedule(self, self.deadline_ns, loop.now_ns)
             if self._server.leaving:
                 self._server.let_go(self)
         return False
@@ -263,10 +268,26 @@ class Stream:
             return None
         return Parcel(self.hops + 1, self.listener, self.deadline_ns, unparsed)
 
+    def keep_deadline(self, deadline_ns: int) -> None:
+        """A head that was begun at another worker has no more time here than it had there."""
+        if self.mode is READING and self.connection.state is State.RECEIVING_HEAD:
+            loop = self._server.loop
+            loop.timers.schedule(self, min(deadline_ns, self.deadline_ns), loop.now_ns)
+
     def park(self) -> None:
         """Wait for a free thread. Unregistered, or level-triggered events would spin."""
         self.mode = Mode.WAITING
         self._unwatch()
+
+    def cut(self) -> None:
+        """The worker ends at once: whoever runs this request finds its client gone.
+
+        Not closed: the number is the running thread's to use until it hands back.
+        """
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError as error:
+            log.debug("%s: %s", self.peer, error)
 
     def detach(self) -> None:
         """Stop watching, before the descriptor is handed over."""
@@ -286,9 +307,10 @@ class Stream:
     def _run(self) -> bool:
         """Give the whole request to the application, now or when a thread is free."""
         server = self._server
-        if server.pool.busy >= server.max_threads:
+        if server.pool.busy >= server.max_threads or (server.waiting and not self._has_turn):
             server.wait_for_thread(self)
             return False
+        self._has_turn = False
         self.mode = RUNNING
         return server.dispatcher.run(self)
 
@@ -307,7 +329,8 @@ class Stream:
         elif connection.state is State.RECEIVING_HEAD and connection.head_just_began:
             # Once per head: more bytes do not buy more time.
             self._set_deadline(server.header_ns)
-        self._watch(EPOLLIN)
+        self._has_turn = False
+        self.idle()
 
     def _on_event_out_of_turn(self, mask: int) -> bool:
         mode = self.mode
@@ -322,6 +345,24 @@ class Stream:
         elif mode is Mode.LINGERING:
             self._linger()
         return False
+
+    def _wait_unread(self) -> None:
+        """No thread is free, or others wait for one already.
+
+        Not read: as long as the request stays in the socket, a sibling can take it. But
+        looked at, for a client that has gone waits for nothing.
+        """
+        try:
+            if not self._receive(1, DONTWAIT | socket.MSG_PEEK):
+                self._end_of_file()
+                return
+        except BlockingIOError:
+            self.idle()
+            return
+        except OSError as error:
+            self._gone(error)
+            return
+        self._server.wait_for_thread(self)
 
     def _end_of_file(self) -> None:
         # A half-closed client gets its answer: it is in mode RUNNING or WRITING until
@@ -352,7 +393,13 @@ class Stream:
     def _finish(self) -> None:
         """The last response is out."""
         self.connection.done(keep=False)
-        if self.connection.has_unread:
+        try:
+            unread = self.connection.has_unread or bool(
+                self._receive(1, DONTWAIT | socket.MSG_PEEK)
+            )
+        except OSError:  # EAGAIN: nothing has come; or the client is gone
+            unread = False
+        if unread:
             self._start_lingering()
         else:
             self.mode = READING
@@ -415,7 +462,7 @@ class Stream:
 
     def _set_deadline(self, timeout_ns: int) -> None:
         loop = self._server.loop
-        loop.timers.schedule(self, loop.now_ns + timeout_ns)
+        loop.timers.schedule(self, loop.now_ns + timeout_ns, loop.now_ns)
 
     # -- the thread that runs the request -------------------------------------------------
 
@@ -427,17 +474,19 @@ class Stream:
         if request is not self._template_of:
             self._make_template(request)
         environ = self._template.copy()
+        body: IO[bytes] | None = None
         if request.has_body:
-            environ["wsgi.input"] = self.connection.take_body()
+            environ["wsgi.input"] = body = self.connection.take_body()
             if request.fields.chunked:
                 environ["CONTENT_LENGTH"] = str(self.connection.body_length)
         else:
             environ["wsgi.input"] = BytesIO()
-        keep_alive = request.keep_alive and server.keeps_alive
-        exchange = Exchange(request, self, keep_alive, server.date)
+        exchange = Exchange(request, self, server)
         server.handler.handle(environ, exchange)
         self._keep_alive = exchange.keep_alive
         self._request = None
+        if body is not None:
+            close_body(body)
         if server.access_log is not None:
             server.access_log.record(self.peer, request, exchange)
         return exchange.failed
@@ -492,7 +541,10 @@ class Stream:
         # sendfile(2) has no MSG_DONTWAIT; accepted sockets are in blocking mode otherwise.
         self._sock.setblocking(False)
         self.outbox.add(memoryview(data))
-        self.outbox.add_file(fd, offset, count)
+        if count:
+            self.outbox.add_file(fd, offset, count)
+        else:
+            os.close(fd)
 
     def hand_back(self) -> None:
         """Give the stream back to the leader. The last act of the running thread."""

@@ -119,7 +119,7 @@ class ThreadPool:
     def _start(self) -> None:
         self._serial += 1
         try:
-            self._start_thread(self._first_job, f"smart-http-{self._serial}")
+            self._start_thread(self._serve_new, f"smart-http-{self._serial}")
         except RuntimeError:
             # No more threads to be had (RLIMIT_NPROC, cgroup pids.max). The job stays in
             # the queue and the next thread that comes back takes it: late, not lost.
@@ -129,12 +129,9 @@ class ThreadPool:
                 self.alive -= 1
                 self.idle -= 1
 
-    def _first_job(self) -> None:
-        """A new thread: it was started for a job that is in the queue already, or soon."""
-        job = self._jobs.get()
-        if job is None:
-            return
-        job()
+    def _serve_new(self) -> None:
+        # Started for a job that is in the queue already, or soon. Should a thread that comes
+        # back take it first, then that one is still counted idle, and stands for this one.
         self.serve(leave_when_idle=True)
 
     def _leave(self) -> bool:

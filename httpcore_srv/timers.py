@@ -29,18 +29,22 @@ class Timed(Protocol):
 
 
 class Timers:
-    """Buckets of items, a tenth of a second wide."""
+    """Buckets of items, a tenth of a second wide.
 
-    def __init__(self) -> None:
+    shortest_ns: the shortest timeout that is ever set. No item sleeps longer than that
+        without a look, so a deadline may also be moved *nearer* by a mere store.
+    """
+
+    def __init__(self, shortest_ns: int = NEVER_NS) -> None:
+        self._shortest_ns = shortest_ns
         self.next_ns = NEVER_NS  # when the earliest bucket is due
         self._buckets: dict[int, set[Timed]] = {}
         self._ticks: list[int] = []  # heap of the buckets' numbers
 
-    def schedule(self, item: Timed, deadline_ns: int) -> None:
-        """Give `item` a deadline; cheap when it is later than the one before."""
+    def schedule(self, item: Timed, deadline_ns: int, now_ns: int) -> None:
+        """Give `item` a deadline; cheap when a look comes no later than that anyway."""
         item.deadline_ns = deadline_ns
-        tick = deadline_ns // TICK_NS + 1
-        # A bucket that comes no later than the deadline is soon enough: it moves on.
+        tick = min(deadline_ns, now_ns + self._shortest_ns) // TICK_NS + 1
         if not item.due_tick or tick < item.due_tick:
             self.forget(item)
             self._put(item, tick)
@@ -65,7 +69,8 @@ class Timers:
                 if item.deadline_ns <= now_ns:
                     item.expire()
                 else:
-                    self._put(item, item.deadline_ns // TICK_NS + 1)
+                    next_ns = min(item.deadline_ns, now_ns + self._shortest_ns)
+                    self._put(item, next_ns // TICK_NS + 1)
         self.next_ns = self._ticks[0] * TICK_NS if self._ticks else NEVER_NS
 
     def _put(self, item: Timed, tick: int) -> None:

@@ -7,6 +7,7 @@ iterable and its response until `WSGIHandler.handle` returns; it writes through 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import stat
@@ -28,6 +29,13 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 SOFTWARE: Final = "smart-http"
 BLOCK_BYTES: Final = 65536  # what a file without a descriptor is read by
+
+
+class Conditions(Protocol):
+    """What a response is told by the server in the moment in which its head is made."""
+
+    date: bytes  # the complete Date line with its CRLF
+    keeps_alive: bool  # whether connections may be kept at all
 
 
 class Sink(Protocol):
@@ -71,6 +79,12 @@ class FileWrapper:
         return block
 
 
+def _is_plain_file(filelike: object) -> bool:
+    """Whether what read() gives is what lies in the descriptor: not so for a GzipFile."""
+    raw = getattr(filelike, "raw", filelike)
+    return isinstance(raw, io.FileIO) and stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+
+
 def base_environ(server_name: str, server_port: str, multiprocess: bool) -> Environ:
     """Return what is the same in every request that comes over one listener (PEP 3333)."""
     return {
@@ -103,11 +117,16 @@ class Exchange:
     _framing = Framing.NONE
     _remaining = 0
 
-    def __init__(self, request: RequestHead, sink: Sink, keep_alive: bool, date: bytes) -> None:
-        self.keep_alive = keep_alive
+    def __init__(self, request: RequestHead, sink: Sink, conditions: Conditions) -> None:
+        self.keep_alive = request.keep_alive
         self._request = request
         self._sink = sink
-        self._date = date
+        self._conditions = conditions
+
+    @property
+    def what(self) -> str:
+        """The request, for the log: the parser lets no control character into either part."""
+        return f"{self._request.method} {self._request.target}"
 
     @property
     def status(self) -> str:
@@ -139,6 +158,9 @@ class Exchange:
             return
         if not isinstance(data, bytes):
             raise AppError(f"content must be bytes, not {type(data).__name__}")
+        if self._over:
+            self._drop_surplus()
+            return
         head = b"" if self._head_sent else b"".join(self._take_head(None))
         framing = self._framing
         if framing is Framing.CHUNKED:
@@ -175,26 +197,29 @@ class Exchange:
         self._sink.finish(b"".join(lines))
 
     def send_file(self, wrapper: FileWrapper) -> bool:
-        """Send an ordinary file by sendfile(2). False: it is not one; nothing was sent."""
+        """Send an ordinary file by sendfile(2). False: it is not one; nothing was sent.
+
+        Raises: OSError if there is no descriptor left; PeerGone.
+        """
+        if self._head_sent or not _is_plain_file(wrapper.filelike):
+            return False
+        # A duplicate, because the application's close() comes at once and the loop may
+        # still be sending to a slow client minutes later.
+        fd = os.dup(wrapper.filelike.fileno())
         try:
-            fd = wrapper.filelike.fileno()
             offset = wrapper.filelike.tell()
-            status = os.fstat(fd)
-        except (AttributeError, OSError):
-            return False
-        if self._head_sent or not stat.S_ISREG(status.st_mode):
-            return False
-        available = max(0, status.st_size - offset)
-        head = b"".join(self._take_head(available))
-        count = min(available, self._remaining) if self._framing is Framing.LENGTH else 0
+            available = max(0, os.fstat(fd).st_size - offset)
+            head = b"".join(self._take_head(available))
+        except BaseException:
+            os.close(fd)
+            raise
+        count = min(available, self._remaining)
         self._remaining -= count
         self.sent = count
         self._over = True
         if self._remaining:
             self._too_short()
-        # A duplicate, because the application's close() comes at once and the loop may
-        # still be sending to a slow client minutes later.
-        self._sink.finish_file(head, os.dup(fd), offset, count)
+        self._sink.finish_file(head, fd, offset, count)
         return True
 
     def end(self) -> None:
@@ -229,28 +254,28 @@ class Exchange:
             return
         self._head_sent = True
         self._status = "500 Internal Server Error"
-        page = error_page(500, date=self._date, is_head=self._request.method == "HEAD")
+        page = error_page(500, date=self._conditions.date, is_head=self._request.method == "HEAD")
         self._sink.finish(page)
 
     def _write_counted(self, head: bytes, data: bytes) -> None:
         """Send content of a declared length: never more of it."""
         if len(data) > self._remaining:
-            if not self.failed:  # once, however many pieces follow
-                self.failed = True
-                log.error(
-                    "%s %s: content is longer than its Content-Length; the rest was cut",
-                    self._request.method,
-                    self._request.target,
-                )
             data = data[: self._remaining]
+            self._drop_surplus()
         self._remaining -= len(data)
         self.sent += len(data)
         if self._remaining:
             self._sink.send(head + data)
-        elif not self._over:
+        else:
             # That was the last piece, so a slow client need not hold this thread.
             self._over = True
             self._sink.finish(head + data)
+
+    def _drop_surplus(self) -> None:
+        """Content beyond the response's end must not get into the next response."""
+        if self._framing is not Framing.NONE and not self.failed:  # once, however much follows
+            self.failed = True
+            log.error("%s: content beyond the end of the response was dropped", self.what)
 
     def _take_head(self, length: int | None) -> list[bytes]:
         if self._status is None:
@@ -261,9 +286,11 @@ class Exchange:
             self._headers,
             request.minor,
             request.method == "HEAD",
-            self.keep_alive,
+            # Asked now and not when the request began: a server that was told to stop
+            # while a request ran must say in its answer that the connection ends.
+            self.keep_alive and self._conditions.keeps_alive,
             length,
-            self._date,
+            self._conditions.date,
         )
         self._head_sent = True
         return lines
@@ -272,10 +299,7 @@ class Exchange:
         self.keep_alive = False
         self.failed = True
         log.error(
-            "%s %s: content is %d bytes shorter than its Content-Length",
-            self._request.method,
-            self._request.target,
-            self._remaining,
+            "%s: content is %d bytes shorter than its Content-Length", self.what, self._remaining
         )
 
 
@@ -302,12 +326,10 @@ class WSGIHandler:
                 _iterate(iterable, exchange)
         except PeerGone as error:
             exchange.keep_alive = False
-            log.debug("%s %s: %s", environ["REQUEST_METHOD"], environ["RAW_URI"], error)
+            log.debug("%s: %s", exchange.what, error)
         # An edge: whatever an application raises, SystemExit too, ends its request only.
         except BaseException:
-            log.exception(
-                "%s %s: the application failed", environ["REQUEST_METHOD"], environ["RAW_URI"]
-            )
+            log.exception("%s: the application failed", exchange.what)
             try:
                 exchange.fail()
             except PeerGone:

@@ -171,9 +171,12 @@ class Fleet:
         handle = self.find(event.slot, event.incarnation)
         if handle is not None and event.status is not None:
             handle.exit_status = event.status
-        self._bury(event.slot, event.incarnation)
+        # Without a pid it was asked for and never forked: its template died first. That
+        # is no death of a worker, and no reason to wait before the next one.
+        unborn = handle is not None and not handle.pid
+        self._bury(event.slot, event.incarnation, unborn=unborn)
 
-    def _bury(self, slot: int, incarnation: int) -> None:
+    def _bury(self, slot: int, incarnation: int, *, unborn: bool = False) -> None:
         """Free a dead worker's slot, in the order that loses nothing.
 
         Only its own words can be stale and no lock exists, so nothing here can block:
@@ -186,7 +189,7 @@ class Fleet:
             return
         now_ns = self._system.now_ns()
         self._look_at(handle, now_ns)
-        expected = handle.told_to_leave or self.stopping
+        expected = handle.told_to_leave or self.stopping or unborn
         lost = self.departed.bury(handle, self._scoreboard, expected=expected)
         if not expected:
             age_s = (now_ns - handle.spawned_ns) / _NS
@@ -196,6 +199,8 @@ class Fleet:
         self._scoreboard.clear(slot)
         self._system.forget(slot)
         del self._handles[slot]
+        if unborn:
+            return
         obituary = _Obituary(handle, expected, lost, now_ns)
         if handle.exit_status is not None:
             _publish(obituary, handle.exit_status)

@@ -390,6 +390,12 @@ class SPM:
     def _insist(self, now_ns: int) -> None:
         """Hurry a stop that takes too long."""
         self._fleet.poke_all()  # also those that were being forked when it began
+        for handle in self._fleet:
+            # It has accepted nothing yet, and will not: a worker says that it is ready, then
+            # looks for orders; we have written the order, then looked whether it is ready.
+            # To wait for an application that is still being imported would be for nothing.
+            if handle.state is WorkerState.STARTING:
+                self._system.kill(handle.slot)
         step = self._shutdown.next_step(now_ns, self._settings.kill_after_s)
         if step is Step.NOW:
             _log.warning("%d workers have not finished in time; leaving now", len(self._fleet))

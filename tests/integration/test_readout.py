@@ -117,7 +117,7 @@ def test_the_metrics_line_comes_by_itself(serve: Serve) -> None:
     line = next(line for line in log.splitlines() if " requests 5 (" in line)
     assert re.search(
         r"Total 1 Busy 0 Idle 1 KillPending 0 threads 0/\d+ requests 5 \([\d.]+/s\) waiting 0 "
-        r"accept_queue 0 mean [\d.]+ ms p50 [\d.]+ ms p99 [\d.]+ ms restarts 0",
+        r"accept_queue 0 mean [\d.]+ \w+ p50 [\d.]+ \w+ p99 [\d.]+ \w+ restarts 0 lost 0",
         line,
     )
 

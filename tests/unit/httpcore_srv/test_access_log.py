@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,11 +108,21 @@ def test_what_is_not_known_is_a_dash(written: Written) -> None:
 
 
 def test_the_time_is_local_and_says_its_offset(written: Written) -> None:
-    before = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     written.record(request())
-    after = datetime.datetime.now(datetime.timezone.utc)
-    time = datetime.datetime.strptime(written.line()["time"], "%d/%b/%Y:%H:%M:%S %z")
-    assert before <= time <= after
+    after = datetime.datetime.now(datetime.UTC)
+    logged = datetime.datetime.strptime(written.line()["time"], "%d/%b/%Y:%H:%M:%S %z")
+    assert before <= logged <= after
+
+
+def test_the_time_goes_on(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    for now_s in (1_000_000_000.9, 1_000_000_001.0, 1_000_000_001.5, 1_000_086_400.0):
+        monkeypatch.setattr(time, "time", lambda now_s=now_s: now_s)
+        written.record(request())
+    monkeypatch.undo()
+    format_ = "%d/%b/%Y:%H:%M:%S %z"
+    times = [datetime.datetime.strptime(line["time"], format_) for line in written.lines()]
+    assert [t.timestamp() - 1e9 for t in times] == [0, 1, 1, 86400]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +254,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_server(where: str) -> No
         reading = os.dup(fd)
     else:
         reading, fd = os.pipe2(os.O_NONBLOCK)
-        with pytest.raises(BlockingIOError):
+        with contextlib.suppress(BlockingIOError):
             while True:
                 os.write(fd, b"x" * 65536)
     try:

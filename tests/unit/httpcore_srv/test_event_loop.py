@@ -460,14 +460,17 @@ class WaitRecorder:
     """A real epoll that notes how long it was asked to wait, and does not."""
 
     waits_s: list[float]
+    reports: list[list[tuple[int, int]]]
 
     def __init__(self) -> None:
         self._epoll = REAL_EPOLL()
         self.waits_s = WaitRecorder.waits_s
+        self.reports = WaitRecorder.reports
 
     def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
         self.waits_s.append(timeout)
-        return self._epoll.poll(0, maxevents)
+        self.reports.append(self._epoll.poll(0, maxevents))
+        return self.reports[-1]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._epoll, name)
@@ -479,6 +482,7 @@ REAL_EPOLL = select.epoll
 @pytest.fixture
 def waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     WaitRecorder.waits_s = []
+    WaitRecorder.reports = []
     monkeypatch.setattr(select, "epoll", WaitRecorder)
     return WaitRecorder.waits_s
 
@@ -554,6 +558,23 @@ def test_a_call_posted_before_the_wait_is_not_waited_for(
     timed.before_wait = before_wait
     assert lead(timed)
     assert waits_s == [0.0]
+
+
+def test_a_wake_up_is_reported_once_however_many_calls_it_stands_for(
+    timed: EventLoop, waits_s: list[float]
+) -> None:
+    rounds: list[int] = []
+
+    def next_round() -> None:
+        rounds.append(1)
+        timed.running = len(rounds) < 3
+
+    timed.before_wait = next_round
+    for _ in range(5):
+        timed.post(lambda: False)
+    assert lead(timed)
+    assert [len(report) for report in WaitRecorder.reports] == [1, 0, 0]
+    assert waits_s == [0.0, MAX_WAIT_S, MAX_WAIT_S]
 
 
 # -- the end -------------------------------------------------------------------------------

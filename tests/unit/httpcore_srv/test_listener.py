@@ -174,7 +174,6 @@ class Rivalled(socket.socket):
     "two servers started at the same time on one port, both with SO_REUSEADDR, come to that",
 )
 def test_a_port_that_another_server_takes_at_the_same_time_is_refused(make: MakeListeners) -> None:
-    listeners = make(("127.0.0.1", 0))
     with socket.socket() as rival, Rivalled() as ours:
         for sock in (rival, ours):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -184,7 +183,6 @@ def test_a_port_that_another_server_takes_at_the_same_time_is_refused(make: Make
         late.sockets[0].close()
         late.sockets[0] = ours
         assert "in use" in refusal(late)
-    assert listeners.sockets[0].fileno() >= 0
 
 
 def test_an_address_of_another_machine_is_refused(make: MakeListeners) -> None:
@@ -194,7 +192,7 @@ def test_an_address_of_another_machine_is_refused(make: MakeListeners) -> None:
 
 
 def test_a_host_that_nobody_knows_is_refused_before_anything_is_bound() -> None:
-    with pytest.raises(BindError, match="^cannot listen on not a host:80: [^\n]*$"):
+    with pytest.raises(BindError, match=r"^cannot listen on not a host:80: [^\n]*$"):
         Listeners([("not a host", 80)], 16)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -315,6 +316,21 @@ def test_headers_that_never_repeat_are_all_written_right() -> None:
     for number in range(5000):
         headers = [("X-Same", "same"), ("X-Number", str(number)), (f"X-{number}", "1")]
         assert encode(headers=headers, length=0).fields[:3] == headers
+
+
+def test_headers_that_never_repeat_are_not_all_remembered() -> None:
+    def encode_many(first: int) -> None:
+        for number in range(first, first + 20_000):
+            encode(headers=[("X-Number", str(number)), (f"X-{number}", "1")], length=0)
+
+    encode_many(0)
+    tracemalloc.start()
+    try:
+        encode_many(1_000_000)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 2_000_000
 
 
 def test_a_long_value_is_written_whole() -> None:

@@ -323,12 +323,12 @@ class ScriptedBaton(deque[object]):
 class Watcher:
     """A sentinel with its thread, one step at a time."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: FakeClock, kind: type[Sentinel] = Sentinel) -> None:
         self.baton = ScriptedBaton()
         self.steps = Steps()
         self.clock = clock
         self.taken: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
-        self.sentinel = Sentinel(
+        self.sentinel = kind(
             self.baton, self._take, lambda: LEADER, clock, self.steps.pause, lambda thread_id: False
         )
         self.sentinel.since_ns = clock()
@@ -442,6 +442,63 @@ def test_a_wake_for_a_call_that_is_over_does_no_harm(watcher: Watcher) -> None:
     watcher.steps.let_look()
     watcher.steps.wait_for_pause()
     assert watcher.taken.empty()
+
+
+def test_it_sleeps_again_after_it_was_woken(watcher: Watcher) -> None:
+    watcher.fall_asleep()
+    watcher.begin_call()
+    watcher.baton.clear()
+    watcher.steps.wait_for_pause()
+    watcher.steps.let_look()  # its first look at the call: recent, so no sleep
+    watcher.steps.wait_for_pause()
+    watcher.fall_asleep()
+    for _ in range(1000):
+        os.sched_yield()
+        assert watcher.sentinel.asleep
+        assert watcher.steps.pauses_s.empty()
+
+
+class Sleepy(Sentinel):
+    """Lets something happen just after it has set `asleep`."""
+
+    on_asleep: Callable[[], None] | None = None
+    _asleep = False
+
+    @property
+    def asleep(self) -> bool:  # type: ignore[override]
+        return self._asleep
+
+    @asleep.setter
+    def asleep(self, value: bool) -> None:
+        self._asleep = value
+        if value and self.on_asleep is not None:
+            self.on_asleep()
+
+
+@pytest.fixture
+def sleepy(clock: FakeClock) -> Iterator[Watcher]:
+    watcher = Watcher(clock, Sleepy)
+    yield watcher
+    watcher.end()
+
+
+def test_a_call_that_begins_as_soon_as_it_says_asleep_is_seen(sleepy: Watcher) -> None:
+    # The leader's `wake` comes before the alarm is cleared; its baton is there, though.
+    assert isinstance(sleepy.sentinel, Sleepy)
+    sleepy.sentinel.on_asleep = sleepy.begin_call
+    sleepy.clock.advance(2 * QUIET_NS / 1e9)
+    sleepy.steps.let_look()
+    sleepy.steps.wait_for_pause()
+    assert not sleepy.sentinel.asleep
+
+
+def test_a_sentinel_stopped_as_soon_as_it_says_asleep_ends(sleepy: Watcher) -> None:
+    assert isinstance(sleepy.sentinel, Sleepy)
+    sleepy.sentinel.on_asleep = sleepy.sentinel.stop
+    sleepy.clock.advance(2 * QUIET_NS / 1e9)
+    sleepy.steps.let_look()
+    sleepy.thread.join(BOUND_S)
+    assert not sleepy.thread.is_alive()
 
 
 def test_a_sleeping_sentinel_can_be_stopped(clock: FakeClock) -> None:

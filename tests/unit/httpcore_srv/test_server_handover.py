@@ -289,6 +289,7 @@ def test_nothing_is_lost_for_clients_that_ask_while_their_worker_drains() -> Non
 
     with siblings() as (a, b):
         clients = [a.connect() for _ in range(6)]
+        a.until_connections(6)
         threads = [threading.Thread(target=ask_on, args=(c, n)) for n, c in enumerate(clients)]
         for thread in threads:
             thread.start()
@@ -320,6 +321,7 @@ def test_connections_go_to_and_fro_between_workers_that_drain_by_turns() -> None
         for keep in (keep_a, keep_b):  # half a body cannot move: no worker ever leaves
             keep.send(post("/", b"xx")[:-1])
         clients = [a.connect() for _ in range(4)]
+        a.until_connections(5)
         threads = [threading.Thread(target=ask_on, args=(c, n)) for n, c in enumerate(clients)]
         for thread in threads:
             thread.start()
@@ -390,6 +392,7 @@ def test_a_worker_that_is_wanted_again_at_its_last_look_stays() -> None:
     server = WorkerInThread(Echo())
 
     def want_it_again() -> None:
+        server.slot.on_exiting = lambda: None
         server.slot.word = Order.RUN
 
     server.slot.on_exiting = want_it_again
@@ -431,8 +434,8 @@ def test_a_nudged_worker_accepts_what_it_was_not_woken_for() -> None:
         for client in clients:
             client.send(GET)
         clients[0].assert_silent()
-        server.siblings.put(b"")
         for client in clients:
+            server.siblings.put(b"")  # after one the listener itself would report the next
             assert client.response().status == 200
     listener.close()
 

@@ -427,6 +427,7 @@ def test_a_client_that_leaves_while_all_threads_are_busy_costs_nothing() -> None
     with worker(app, HTTPSettings(max_threads=1)) as server:
         idle, busy = server.connect(), server.connect()
         idle.ask()
+        server.until_connections(2)
         busy.send(get("/wait"))
         app.gate.entered()
         server.slot.until(lambda: server.slot.busy_count == 1)

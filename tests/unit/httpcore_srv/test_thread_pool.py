@@ -270,8 +270,11 @@ def test_idle_threads_above_the_minimum_leave(make_rig: MakeRig) -> None:
     rig = make_rig(min_threads=1, idle_s=SHORT_S)
     rig.run_together(4)
     rig.lock.wait_for(lambda: rig.pool.alive == 2)
-    assert rig.pool.idle == 1
-    # Whoever is left serves on.
+    # Whoever is left asks again and again, is told to stay, and serves on.
+    for _ in range(3):
+        rig.lock.entered_by.clear()
+        rig.lock.wait_for(lambda: any(t in rig.threads.started for t in rig.lock.entered_by))
+    assert (rig.pool.alive, rig.pool.idle) == (2, 1)
     last = rig.submit().wait_until_begun()
     assert last in rig.threads.started
     assert len(rig.threads.started) == 4
@@ -356,6 +359,22 @@ def test_the_main_thread_serves_too_and_never_leaves(make_rig: MakeRig) -> None:
     rig.close()
     main.join(BOUND_S)
     assert not main.is_alive()
+
+
+def test_the_main_thread_stays_although_others_are_busy(make_rig: MakeRig) -> None:
+    rig = make_rig(min_threads=0, idle_s=SHORT_S)
+    rig.submit().wait_until_begun()
+    short = rig.submit()
+    short.wait_until_begun()
+    with rig.pool.lock:
+        rig.pool.busy += 1
+        rig.pool.ended()
+    main = threading.Thread(target=lambda: rig.pool.serve(leave_when_idle=False), daemon=True)
+    main.start()
+    short.end()
+    # The other idle one came later and has left, so the main thread's time is over, too.
+    rig.lock.wait_for(lambda: rig.pool.alive == 2)
+    assert rig.submit().wait_until_begun() is main
 
 
 # -- no more threads to be had -------------------------------------------------------------

@@ -47,6 +47,7 @@ def test_an_item_expires_once_less_than_two_ticks_after_its_deadline(
     item = Item()
     deadline_ns = START_NS + after_ns
     timers.schedule(item, deadline_ns)
+    assert timers.next_ns >= deadline_ns
     timers.fire(deadline_ns - 1)
     assert item.expired == 0
     assert deadline_ns <= timers.next_ns <= deadline_ns + TICK_NS

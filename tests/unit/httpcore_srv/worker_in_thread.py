@@ -362,19 +362,26 @@ class WorkerInThread:
         self._until(lambda: self.slot.waiting == count)
 
     def stop(self) -> None:
-        """Make sure that the worker has left, and clean up."""
+        """Have the worker leave if it has not left by itself, and clean up."""
         if self._gate is not None:
             self._gate.open(1000)  # nobody stays behind, even when a test has failed
-        if not self._left.is_set():
-            self.order(Order.NOW)
-            assert self._left.wait(BOUND_S), f"{self.name} does not leave: {vars(self.slot)}"
-        self._thread.join(BOUND_S)
         for client in self._clients:
             client.close()
+        if not self._left.is_set():
+            # Not NOW: that cuts what is in progress, and a test that has what it wanted
+            # would be one with requests in progress as far as the worker can tell.
+            self.slot.linger = 0.0
+            self.order(Order.STOP)
+        left = self._left.wait(BOUND_S)
+        self.server.dispatcher.sentinel.stop()
+        self.server.pool.close()  # again, for the threads of a worker that has died
+        for stream in list(self.server.streams.values()):
+            stream._sock.close()  # the same
         self.lifeline.close()
         self.siblings.close()
         if self._owns_listener:
             self.listener.close()
+        assert left, f"{self.name} does not leave: {vars(self.slot)}"
 
     def _until(self, seen: Callable[[], bool]) -> None:
         self.slot.until(lambda: seen() or self._left.is_set())
@@ -407,6 +414,7 @@ def _is_late_post(args: threading.ExceptHookArgs) -> bool:
 @contextlib.contextmanager
 def running(*workers: WorkerInThread) -> Iterator[None]:
     """Run workers; at the end, all have left and no thread of theirs has failed."""
+    before = set(threading.enumerate())
     failures: list[str] = []
 
     def note(args: threading.ExceptHookArgs) -> None:
@@ -422,6 +430,10 @@ def running(*workers: WorkerInThread) -> Iterator[None]:
         try:
             for worker in workers:
                 worker.stop()
+            for thread in set(threading.enumerate()) - before:
+                if thread.name.startswith("smart-http-"):
+                    thread.join(BOUND_S)
+                    assert not thread.is_alive(), f"{thread} was left behind"
         finally:
             threading.excepthook = hook
     assert failures == [], failures
