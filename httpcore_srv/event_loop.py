@@ -58,7 +58,7 @@ class EventLoop:
     ) -> None:
         self.clock_ns = clock_ns
         self.now_ns = clock_ns()
-        self.timers = Timers(shortest_timeout_ns)
+        self.timers = Timers(clock_ns, shortest_timeout_ns)
         self.before_wait: Callable[[], None] = _nothing
         self.baton: deque[object] = deque()  # holds one item, whoever's, while it is laid down
         self.running = True

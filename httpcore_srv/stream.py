@@ -213,8 +213,7 @@ class Stream:
         if self.mode is READING:
             self._watch(EPOLLIN)
             if not self.due_tick:
-                loop = self._server.loop
-                loop.timers.schedule(self, self.deadline_ns, loop.now_ns)
+                self._server.loop.timers.schedule(self, self.deadline_ns)
             if self._server.leaving:
                 self._server.let_go(self)
         return False
@@ -271,8 +270,7 @@ class Stream:
     def keep_deadline(self, deadline_ns: int) -> None:
         """A head that was begun at another worker has no more time here than it had there."""
         if self.mode is READING and self.connection.state is State.RECEIVING_HEAD:
-            loop = self._server.loop
-            loop.timers.schedule(self, min(deadline_ns, self.deadline_ns), loop.now_ns)
+            self._server.loop.timers.schedule(self, min(deadline_ns, self.deadline_ns))
 
     def park(self) -> None:
         """Wait for a free thread. Unregistered, or level-triggered events would spin."""
@@ -462,7 +460,7 @@ class Stream:
 
     def _set_deadline(self, timeout_ns: int) -> None:
         loop = self._server.loop
-        loop.timers.schedule(self, loop.now_ns + timeout_ns, loop.now_ns)
+        loop.timers.schedule(self, loop.now_ns + timeout_ns)
 
     # -- the thread that runs the request -------------------------------------------------
 
@@ -507,6 +505,10 @@ class Stream:
             environ["HTTP_HOST"] = request.authority
         self._template = environ
         self._template_of = request
+
+    def owes_more(self) -> bool:
+        """Whether a server that stops has received more of this client's requests."""
+        return self._server.leaving and self.connection.has_unread
 
     def send(self, data: bytes) -> None:
         """Send a piece; wait for a slow client. See `wsgi.Sink`."""

@@ -12,6 +12,8 @@ Owned by the holder of the baton.
 from __future__ import annotations
 
 import heapq
+import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 TICK_NS: Final = 100_000_000  # 0.1 s: the grain of every timeout
@@ -31,20 +33,24 @@ class Timed(Protocol):
 class Timers:
     """Buckets of items, a tenth of a second wide.
 
+    clock_ns: CLOCK_MONOTONIC in nanoseconds.
     shortest_ns: the shortest timeout that is ever set. No item sleeps longer than that
         without a look, so a deadline may also be moved *nearer* by a mere store.
     """
 
-    def __init__(self, shortest_ns: int = NEVER_NS) -> None:
+    def __init__(
+        self, clock_ns: Callable[[], int] = time.monotonic_ns, shortest_ns: int = NEVER_NS
+    ) -> None:
+        self._clock_ns = clock_ns
         self._shortest_ns = shortest_ns
         self.next_ns = NEVER_NS  # when the earliest bucket is due
         self._buckets: dict[int, set[Timed]] = {}
         self._ticks: list[int] = []  # heap of the buckets' numbers
 
-    def schedule(self, item: Timed, deadline_ns: int, now_ns: int) -> None:
+    def schedule(self, item: Timed, deadline_ns: int) -> None:
         """Give `item` a deadline; cheap when a look comes no later than that anyway."""
         item.deadline_ns = deadline_ns
-        tick = min(deadline_ns, now_ns + self._shortest_ns) // TICK_NS + 1
+        tick = min(deadline_ns, self._clock_ns() + self._shortest_ns) // TICK_NS + 1
         if not item.due_tick or tick < item.due_tick:
             self.forget(item)
             self._put(item, tick)

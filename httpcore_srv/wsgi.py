@@ -41,6 +41,9 @@ class Conditions(Protocol):
 class Sink(Protocol):
     """Where response bytes go. Of the thread that runs the exchange."""
 
+    def owes_more(self) -> bool:
+        """Whether requests that the client has pipelined are to be answered in any case."""
+
     def send(self, data: bytes) -> None:
         """Send a piece that others will follow; may wait for a slow client.
 
@@ -288,7 +291,7 @@ class Exchange:
             request.method == "HEAD",
             # Asked now and not when the request began: a server that was told to stop
             # while a request ran must say in its answer that the connection ends.
-            self.keep_alive and self._conditions.keeps_alive,
+            self.keep_alive and (self._conditions.keeps_alive or self._sink.owes_more()),
             length,
             self._conditions.date,
         )

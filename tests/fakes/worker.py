@@ -102,7 +102,9 @@ class FakeSlot:
         self.durations_ns.extend(map(_word, durations_ns))
 
     def moved(self, accepted: int, handed_out: int, handed_in: int) -> None:
-        self.moves = (_word(accepted), _word(handed_out), _word(handed_in))
+        with self._written:
+            self.moves = (_word(accepted), _word(handed_out), _word(handed_in))
+            self._written.notify_all()
 
     def failed(self, errors: int) -> None:
         self.errors = _word(errors)
@@ -179,3 +181,11 @@ class FakeSiblings:
     def close(self) -> None:
         self.inbox_end.close()
         self.reading_end.close()
+
+
+class FakeConditions:
+    """What a response is told by its server: a date, and whether connections are kept."""
+
+    def __init__(self, date: bytes = b"", keeps_alive: bool = True) -> None:
+        self.date = date
+        self.keeps_alive = keeps_alive

@@ -258,11 +258,6 @@ def test_a_spool_that_runs_full_ends_the_connection_and_is_closed(
     assert spools.made[0].closed
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Connection.take_body seeks, and so flushes the last 8 KiB, on the application's "
-    "thread: on a full disk OSError leaves Stream.respond there and the thread, or the loop, dies",
-)
 def test_a_spool_that_runs_full_at_the_last_moment_shows_before_the_request_is_handed_out(
     connection: Connection, spools: Spools
 ) -> None:

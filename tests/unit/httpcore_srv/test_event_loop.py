@@ -586,3 +586,47 @@ def test_a_closed_loop_leaves_no_descriptor_behind() -> None:
     assert len(os.listdir("/proc/self/fd")) > len(before)
     loop.close()
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_who_posts_to_a_closed_loop_writes_into_nobodys_descriptor() -> None:
+    # A thread that ends its request after the worker's end: by then the number of the
+    # wake-up may belong to somebody else.
+    loop = EventLoop()
+    loop.close()
+    pairs = [socket.socketpair() for _ in range(4)]
+    loop.post(lambda: False)
+    loop.stop()
+    for pair in pairs:
+        for sock in pair:
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(1)
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+def test_posting_while_the_loop_is_closed_does_no_harm() -> None:
+    for _ in range(50):
+        loop = EventLoop()
+        gate = threading.Barrier(2, timeout=BOUND_S)
+        failed: list[BaseException] = []
+
+        def post(
+            loop: EventLoop = loop,
+            gate: threading.Barrier = gate,
+            failed: list[BaseException] = failed,
+        ) -> None:
+            gate.wait()
+            try:
+                loop.post(lambda: False)
+            except OSError as error:
+                failed.append(error)
+
+        poster = threading.Thread(target=post)
+        poster.start()
+        gate.wait()
+        loop.close()
+        poster.join(BOUND_S)
+        assert not poster.is_alive()
+        assert failed == []

@@ -167,12 +167,6 @@ class Rivalled(socket.socket):
         super().listen(backlog)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=OSError,
-    reason="Listeners.listen: EADDRINUSE of listen(2) is no BindError, and nothing is released; "
-    "two servers started at the same time on one port, both with SO_REUSEADDR, come to that",
-)
 def test_a_port_that_another_server_takes_at_the_same_time_is_refused(make: MakeListeners) -> None:
     with socket.socket() as rival, Rivalled() as ours:
         for sock in (rival, ours):
@@ -217,10 +211,6 @@ def leaked(call: Callable[[], object]) -> list[str]:
     return [str(warning.message) for warning in caught]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Listeners.__init__ leaves the sockets it has made open when a later address fails",
-)
 def test_an_address_that_fails_leaves_no_socket_of_the_others() -> None:
     def make_one_good_one_bad() -> None:
         with pytest.raises(BindError):

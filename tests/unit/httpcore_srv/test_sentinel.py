@@ -259,12 +259,6 @@ def test_a_thread_that_is_gone_is_not_runnable() -> None:
     assert not is_runnable(0)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=OSError,
-    reason="sentinel.is_runnable lets EMFILE through: the sentinel's thread would end, and "
-    "no stuck call would ever lose the baton again",
-)
 def test_running_out_of_descriptors_does_not_end_the_watch() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.open("/dev/null", os.O_RDONLY)

@@ -21,9 +21,6 @@ from tests.unit.httpcore_srv.worker_in_thread import GET, Echo, get, post, worke
 MEGABYTE = 1 << 20
 SMALL_MEMORY = HTTPSettings(limits=HTTPLimits(body_memory_bytes=1000))
 
-# Goes when the server closes them: see the fault at the end of this file.
-unclosed_spools = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
 
 def chunked(path: str, *chunks: bytes) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -136,7 +133,6 @@ def test_many_clients_that_pipeline_without_end_are_all_answered() -> None:
 # -- bodies -----------------------------------------------------------------------------------
 
 
-@unclosed_spools
 @pytest.mark.parametrize("size", [1, 999, 1000, 1001, 70_000, 3 * MEGABYTE])
 def test_a_body_with_a_length_reaches_the_application_whole(size: int) -> None:
     content = (b"0123456789" * (size // 10 + 1))[:size]
@@ -145,7 +141,6 @@ def test_a_body_with_a_length_reaches_the_application_whole(size: int) -> None:
             assert client.ask(post("/", content)).content == b"app / " + content
 
 
-@unclosed_spools
 @pytest.mark.parametrize("size", [1, 999, 1001, 70_000, 3 * MEGABYTE])
 def test_a_chunked_body_reaches_the_application_whole(size: int) -> None:
     content = (b"0123456789" * (size // 10 + 1))[:size]
@@ -402,14 +397,9 @@ def test_a_client_that_leaves_after_its_response_costs_nothing(manner: str) -> N
         server.until_connections(0)
 
 
-# -- faults that are known --------------------------------------------------------------------
+# -- what once went wrong ---------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Stream._finish closes with pipelined bytes unread in the socket: the reset that "
-    "close() sends then drops what the client has not read yet of the response",
-)
 def test_a_last_response_reaches_a_client_that_has_pipelined_more() -> None:
     with worker(answer) as server, server.connect(receive_buffer_bytes=4096) as client:
         client.send(get("/large", "Connection: close"))
@@ -418,12 +408,6 @@ def test_a_last_response_reaches_a_client_that_has_pipelined_more() -> None:
         assert len(client.read(int(response.fields["content-length"]))) == 10 * MEGABYTE
 
 
-@unclosed_spools
-@pytest.mark.xfail(
-    strict=True,
-    reason="nobody closes a spool file: with the environ in a reference cycle (a traceback is "
-    "enough) descriptor and disk space stay until the garbage collector comes by",
-)
 def test_the_file_of_a_large_body_is_closed_with_its_request() -> None:
     bodies = []
 
@@ -440,11 +424,6 @@ def test_the_file_of_a_large_body_is_closed_with_its_request() -> None:
         assert closed
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="encode_head returns the length with Framing.NONE too; Exchange.send_file takes that "
-    "for content that is missing, logs an error and closes the connection",
-)
 @pytest.mark.parametrize("request_line", [b"HEAD / HTTP/1.1", b"GET /304 HTTP/1.1"])
 def test_a_file_whose_content_is_not_wanted_keeps_the_connection(request_line: bytes) -> None:
     with worker(rest_of_file) as server, server.connect() as client:
@@ -454,11 +433,6 @@ def test_a_file_whose_content_is_not_wanted_keeps_the_connection(request_line: b
         assert server.slot.errors == 0
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Outbox sends a head with MSG_MORE before a file of no bytes: nothing follows, and "
-    "the kernel keeps the head back for 200 ms",
-)
 def test_the_head_of_an_empty_file_is_not_held_back() -> None:
     with worker(rest_of_file) as server, server.connect() as client:
         began = time.monotonic()
@@ -467,11 +441,6 @@ def test_the_head_of_an_empty_file_is_not_held_back() -> None:
         assert time.monotonic() - began < 1.5
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Exchange.send_file says that all was sent before os.dup: if that fails (EMFILE), "
-    "fail() sends nothing and the client waits for an answer until the keep-alive timeout",
-)
 def test_a_file_that_cannot_be_sent_for_want_of_descriptors_is_a_500(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,22 +470,12 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         file.raw.close()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Connection.take_body seeks, which flushes, outside of everything that catches: the "
-    "OSError ends the thread (inline: the loop) and the request is never answered",
-)
 def test_a_body_whose_last_bytes_find_the_disk_full_is_a_503(full_disk: None) -> None:
     with worker(settings=SMALL_MEMORY) as server:
         assert server.connect().ask(post("/", b"x" * 2000)).status == 503
         assert server.connect().ask(GET).status == 200
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Connection._drop_body closes the spool, which flushes, and lets the OSError of a "
-    "full disk fly through Stream.close and out of the loop: the worker dies",
-)
 def test_a_client_that_leaves_half_a_body_on_a_full_disk_costs_nothing(full_disk: None) -> None:
     with worker(settings=SMALL_MEMORY) as server:
         client = server.connect()
@@ -533,10 +492,6 @@ def test_a_body_that_finds_the_disk_full_is_a_503(full_disk: None) -> None:
         assert server.connect().ask(GET).status == 200
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="AccessLog.flush lets the OSError of a full disk fly out of the loop: the worker dies",
-)
 def test_an_access_log_on_a_full_disk_does_not_end_the_worker() -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     try:

@@ -360,15 +360,9 @@ def test_accepting_rests_when_descriptors_have_run_out_and_goes_on_by_itself(
     listener.close()
 
 
-# -- faults that are known --------------------------------------------------------------------
+# -- what once went wrong ---------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="accept(2): errors of the network that wait on the new socket (EPROTO, ENETDOWN, "
-    "EHOSTUNREACH, ...) and EPERM of a firewall are to be treated like EAGAIN; "
-    "HTTPServer._accept_one raises them and the worker dies",
-)
 def test_a_network_error_that_accept_reports_does_not_end_the_worker() -> None:
     listener = WrappedListener()
     listener.failures.append(OSError(errno.EPROTO, "Protocol error"))
@@ -379,11 +373,6 @@ def test_a_network_error_that_accept_reports_does_not_end_the_worker() -> None:
         listener.close()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Stream._wait_for_more sets no deadline in state AWAITING_HEAD: a new connection "
-    "whose first bytes are one empty line is never closed",
-)
 def test_a_client_that_sends_only_an_empty_line_is_closed() -> None:
     clock = FakeClock()
     server = WorkerInThread(Echo(), TIMED, clock_ns=clock)
@@ -396,12 +385,6 @@ def test_a_client_that_sends_only_an_empty_line_is_closed() -> None:
         client.assert_closed()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Stream.responded and hand_back store an earlier deadline without asking the timers "
-    "to look earlier: a keep-alive timeout shorter than the header (body, write) timeout is "
-    "kept only when the longer one has passed",
-)
 @pytest.mark.parametrize("pool", [False, True])
 def test_a_keep_alive_timeout_may_be_the_shortest(pool: bool) -> None:
     clock = FakeClock()
@@ -416,12 +399,6 @@ def test_a_keep_alive_timeout_may_be_the_shortest(pool: bool) -> None:
         client.assert_closed()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="with all threads busy Stream.on_event parks whatever is readable, an end-of-file "
-    "too: a client that has gone counts as a waiting request, pokes the manager and keeps "
-    "its descriptor until a thread is free",
-)
 def test_a_client_that_leaves_while_all_threads_are_busy_costs_nothing() -> None:
     app = Echo()
     with worker(app, HTTPSettings(max_threads=1)) as server:

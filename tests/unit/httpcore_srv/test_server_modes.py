@@ -301,7 +301,7 @@ def test_the_counters_add_up() -> None:
         assert slot.begun_count == slot.inline_count + slot.pooled_count == 480
         assert slot.errors == 48
         assert len(slot.durations_ns) == 480
-        assert slot.moves == (480, 0, 0)
+        slot.until(lambda: slot.moves == (480, 0, 0))
 
 
 @pytest.mark.parametrize("clients", [1, 20])
@@ -379,14 +379,9 @@ def test_a_busy_worker_with_connections_waiting_does_not_spin() -> None:
             assert client.response().status == 200
 
 
-# -- faults that are known --------------------------------------------------------------------
+# -- what once went wrong ---------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a request that becomes whole while others wait is run at once if a thread happens "
-    "to be free: Stream._run and on_event ask for a free thread, not for those before them",
-)
 def test_a_client_that_pipelines_slow_requests_does_not_starve_those_who_wait() -> None:
     app = Echo()
     with worker(app, ONE_THREAD) as server:
@@ -405,11 +400,6 @@ def test_a_client_that_pipelines_slow_requests_does_not_starve_those_who_wait() 
         assert "/wait/other" in order[:3]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the same, between connections: the next request of whoever was just answered "
-    "comes in one batch with the news of the free thread and is served before the queue",
-)
 def test_a_client_that_asks_again_at_once_does_not_come_before_those_who_wait() -> None:
     looking, go_on = threading.Event(), threading.Event()
 
@@ -446,12 +436,6 @@ def test_a_client_that_asks_again_at_once_does_not_come_before_those_who_wait() 
     os.close(log_end)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="when a request ends between the sentinel's taking the baton and its counting, "
-    "Dispatcher._end_pooled stores busy = -1; the real cell raises ValueError, the thread "
-    "dies with the connection in its hands and busy stays one too high for ever",
-)
 def test_a_request_that_ends_just_as_the_baton_is_taken_is_counted() -> None:
     class Job:
         handed_back = False
@@ -468,18 +452,14 @@ def test_a_request_that_ends_just_as_the_baton_is_taken_is_counted() -> None:
 
     loop, job = EventLoop(), Job()
     try:
-        dispatcher = Dispatcher(loop, ThreadPool(1, 2, 1.0), FakeSlot(), lambda: None)
+        pool = ThreadPool(1, 2, 1.0)
+        dispatcher = Dispatcher(loop, pool, FakeSlot(), lambda: None, lambda: None)
         assert dispatcher.run(job)
         assert job.handed_back
     finally:
         loop.close()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="HTTPServer._on_listener returns without _publish_moves when a request loses the "
-    "baton: the connection is counted only when another one comes",
-)
 def test_a_connection_whose_first_request_blocks_is_counted() -> None:
     app = Echo()
     server = WorkerInThread(app, sentinel=False)
@@ -489,18 +469,12 @@ def test_a_connection_whose_first_request_blocks_is_counted() -> None:
         app.gate.entered()
         server.take_baton()
         try:
-            server.until_next_round()
-            assert server.slot.moves[0] == 1
+            server.slot.until(lambda: server.slot.moves[0] == 1)
         finally:
             app.gate.open()
         assert client.response().status == 200
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="sentinel.is_runnable opens a file; without descriptors left its OSError ends the "
-    "sentinel's thread, and the next request that blocks inline stops the worker for good",
-)
 def test_the_sentinel_survives_a_lack_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_more_descriptors(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")

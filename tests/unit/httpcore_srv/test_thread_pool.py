@@ -40,9 +40,9 @@ class WatchedLock:
         if after is not None:
             after()
 
-    def wait_for(self, what: Callable[[], bool], bound_s: float = BOUND_S) -> None:
+    def wait_for(self, what: Callable[[], bool]) -> None:
         with self._condition:
-            assert self._condition.wait_for(what, bound_s), "it never became so"
+            assert self._condition.wait_for(what, BOUND_S), "it never became so"
 
 
 class Threads:
@@ -323,11 +323,6 @@ def test_a_thread_that_was_promised_a_job_does_not_leave(make_rig: MakeRig) -> N
     assert rig.pool.alive == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="thread_pool._first_job waits for its job without a time limit: a thread whose job "
-    "was taken by one that came back sooner never leaves",
-)
 def test_a_thread_whose_job_another_took_leaves_when_idle(make_rig: MakeRig) -> None:
     rig = make_rig(min_threads=0, idle_s=SHORT_S)
     first = rig.submit()
@@ -338,7 +333,7 @@ def test_a_thread_whose_job_another_took_leaves_when_idle(make_rig: MakeRig) -> 
     assert second.wait_until_begun() is thread
     rig.threads.hold_back.set()
     second.end()
-    rig.lock.wait_for(lambda: rig.pool.alive == 1, bound_s=1.0)
+    rig.lock.wait_for(lambda: rig.pool.alive == 1)
 
 
 def test_the_main_thread_serves_too_and_never_leaves(make_rig: MakeRig) -> None:

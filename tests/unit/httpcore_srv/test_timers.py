@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpcore_srv.timers import NEVER_NS, TICK_NS, Timers
+from tests.fakes.worker import FakeClock
 
 START_NS = 1_000 * TICK_NS + 12_345
 
@@ -206,8 +207,29 @@ def test_the_next_moment_is_the_earliest_of_all(timers: Timers) -> None:
     assert order == sorted(offsets)
 
 
+def test_with_a_shortest_timeout_a_store_may_move_a_deadline_nearer_too() -> None:
+    clock = FakeClock()
+    timers = Timers(clock, 10 * TICK_NS)
+    item = Item()
+    timers.schedule(item, clock.now_ns + 1000 * TICK_NS)
+    for _ in range(25):  # it is looked at now and then, and stays
+        clock.now_ns += TICK_NS
+        timers.fire(clock.now_ns)
+        assert timers.next_ns <= clock.now_ns + 11 * TICK_NS
+    assert item.expired == 0
+    item.deadline_ns = clock.now_ns + 10 * TICK_NS
+    clock.now_ns += 9 * TICK_NS
+    timers.fire(clock.now_ns)
+    assert item.expired == 0
+    clock.now_ns += 2 * TICK_NS
+    timers.fire(clock.now_ns)
+    assert item.expired == 1
+
+
+SHORTEST_NS = 7 * TICK_NS
+
 _STEP = st.tuples(
-    st.sampled_from(["schedule", "forget", "advance"]),
+    st.sampled_from(["schedule", "store", "forget", "advance"]),
     st.integers(0, 4),
     st.integers(-3 * TICK_NS, 40 * TICK_NS),
 )
@@ -215,27 +237,31 @@ _STEP = st.tuples(
 
 @given(st.lists(_STEP, max_size=60))
 def test_no_item_expires_early_or_is_missed(steps: list[tuple[str, int, int]]) -> None:
-    timers = Timers()
+    clock = FakeClock()
+    timers = Timers(clock, SHORTEST_NS)
     items = [Item() for _ in range(5)]
     wanted: dict[int, int] = {}  # item -> deadline
-    now_ns = START_NS
     for what, number, amount in steps:
         item = items[number]
         if what == "schedule":
-            wanted[number] = now_ns + amount
-            timers.schedule(item, now_ns + amount)
+            wanted[number] = clock.now_ns + amount
+            timers.schedule(item, wanted[number])
+        elif what == "store" and number in wanted:
+            wanted[number] = item.deadline_ns = clock.now_ns + max(amount, SHORTEST_NS)
         elif what == "forget":
             wanted.pop(number, None)
             timers.forget(item)
-        else:
-            now_ns += abs(amount)
+        elif what == "advance":
+            clock.now_ns += abs(amount)
             before = [each.expired for each in items]
-            timers.fire(now_ns)
+            timers.fire(clock.now_ns)
             for index, each in enumerate(items):
                 deadline_ns = wanted.get(index, NEVER_NS)
                 if each.expired > before[index]:
                     assert each.expired == before[index] + 1
-                    assert deadline_ns <= now_ns
+                    assert deadline_ns <= clock.now_ns
                     del wanted[index]
                 else:
-                    assert deadline_ns + TICK_NS > now_ns
+                    assert deadline_ns + TICK_NS > clock.now_ns
+        due_ns = min(wanted.values(), default=NEVER_NS)
+        assert timers.next_ns <= max(due_ns, clock.now_ns) + TICK_NS

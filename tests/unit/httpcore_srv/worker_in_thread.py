@@ -12,7 +12,6 @@ import select
 import socket
 import struct
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -401,16 +400,6 @@ class WorkerInThread:
             self.slot.look()
 
 
-def _is_late_post(args: threading.ExceptHookArgs) -> bool:
-    """Whether a thread posted to a loop that was closed already.
-
-    A fault that is known and has a test of its own (test_server_departure.py); without
-    this exception any test here would meet it now and then. To go with the fault.
-    """
-    last = traceback.extract_tb(args.exc_traceback)[-1].name
-    return isinstance(args.exc_value, OSError) and last == "post"
-
-
 @contextlib.contextmanager
 def running(*workers: WorkerInThread) -> Iterator[None]:
     """Run workers; at the end, all have left and no thread of theirs has failed."""
@@ -418,8 +407,7 @@ def running(*workers: WorkerInThread) -> Iterator[None]:
     failures: list[str] = []
 
     def note(args: threading.ExceptHookArgs) -> None:
-        if not _is_late_post(args):
-            failures.append(f"{args.thread}: {args.exc_value!r}")
+        failures.append(f"{args.thread}: {args.exc_value!r}")
 
     hook, threading.excepthook = threading.excepthook, note
     try:
