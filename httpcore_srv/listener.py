@@ -142,7 +142,12 @@ def _make_socket(address: Address) -> socket.socket:
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
     """Return family and numeric address; IPv4 where a name has both (`localhost`)."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except UnicodeError:  # a label above 63 characters, or an empty one
+        raise OSError(errno.EINVAL, "not a host name") from None
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     family, _, _, _, sockaddr = found[0]
     return family, str(sockaddr[0])

@@ -210,7 +210,7 @@ def _admit_name(name: str) -> tuple[str, Field]:
 def _encode_line(pair: tuple[str, str]) -> bytes | _Special:
     """Check a header and encode it; remember the outcome."""
     name, value = pair
-    if type(pair) is not tuple:
+    if not isinstance(pair, tuple):
         raise TypeError
     _, kind = _names.get(name) or _admit_name(name)
     line = _plain_line(pair)

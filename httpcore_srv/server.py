@@ -368,6 +368,8 @@ class HTTPServer:
         now_ns = loop.clock_ns()
         if self.waiting:
             self._retry_siblings()
+        if pool.stranded:
+            pool.rescue()
         if self.leaving:
             self.departure.go_on()
         self._gate(now_ns)

@@ -50,6 +50,7 @@ class ThreadPool:
         self.lock = threading.Lock()
         self.busy = 0  # threads in the application on behalf of the pool
         self.idle = 0  # threads that wait in the queue and are not yet promised a job
+        self.stranded = 0  # jobs for which no thread could be started
         self.alive = 1  # all threads but the sentinel; the first one is the caller's
         self._idle_s = idle_s
         self._start_thread = start_thread
@@ -128,6 +129,18 @@ class ThreadPool:
             with self.lock:
                 self.alive -= 1
                 self.idle -= 1
+                self.stranded += 1
+
+    def rescue(self) -> None:
+        """Try again to start a thread for a job that may still lie in the queue. The leader.
+
+        If another thread has taken the job by now, this one is an idle one too many.
+        """
+        with self.lock:
+            self.stranded -= 1
+            self.alive += 1
+            self.idle += 1
+        self._start()
 
     def _serve_new(self) -> None:
         # Started for a job that is in the queue already, or soon. Should a thread that comes

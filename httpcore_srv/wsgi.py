@@ -85,7 +85,11 @@ class FileWrapper:
 def _is_plain_file(filelike: object) -> bool:
     """Whether what read() gives is what lies in the descriptor: not so for a GzipFile."""
     raw = getattr(filelike, "raw", filelike)
-    return isinstance(raw, io.FileIO) and stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+    if not isinstance(raw, io.FileIO):
+        return False
+    status = os.fstat(raw.fileno())
+    # The files of /proc say that they are empty, and are not.
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def base_environ(server_name: str, server_port: str, multiprocess: bool) -> Environ:
@@ -174,7 +178,7 @@ class Exchange:
         elif framing is Framing.CLOSE:
             self.sent += len(data)
             self._sink.send(head + data)
-        elif head:
+        else:
             self._over = True
             self._sink.finish(head)
 

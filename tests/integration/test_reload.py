@@ -129,12 +129,7 @@ def test_a_reload_asked_for_during_a_reload_follows_it(
     "how",
     [
         [],
-        pytest.param(
-            ["--no-preload"],
-            marks=pytest.mark.xfail(
-                strict=True, reason="a worker that imports is waited for as if it served"
-            ),
-        ),
+        ["--no-preload"],
     ],
     ids=["preload", "no-preload"],
 )

@@ -79,7 +79,6 @@ def test_a_running_request_is_finished(holding: ServerProcess, hold: Hold) -> No
     assert holding.wait() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="whether to keep alive is decided when the request begins")
 def test_the_answer_of_a_running_request_says_that_the_connection_ends(
     holding: ServerProcess, hold: Hold
 ) -> None:
@@ -212,12 +211,7 @@ def test_reload_after_stop_is_no_reload(holding: ServerProcess, hold: Hold) -> N
     "preload",
     [
         True,
-        pytest.param(
-            False,
-            marks=pytest.mark.xfail(
-                strict=True, reason="a worker that imports is waited for as if it served"
-            ),
-        ),
+        False,
     ],
     ids=["preload", "no-preload"],
 )

@@ -81,7 +81,6 @@ def test_head_has_no_content_and_the_connection_stays(
         assert "connection" not in head.headers
 
 
-@pytest.mark.xfail(strict=True, reason="HEAD of a file is taken for content that is too short")
 def test_head_of_a_file_is_no_error_and_the_connection_stays(serve: Serve) -> None:
     server = serve("plain:app", chdir=APPS)
     connection = server.connection()

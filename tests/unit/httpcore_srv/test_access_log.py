@@ -36,6 +36,9 @@ def request(
 class Sink:
     """Takes all and keeps nothing."""
 
+    def owes_more(self) -> bool:
+        return False
+
     def send(self, data: bytes) -> None:
         pass
 

@@ -383,6 +383,33 @@ def test_ending_a_connection_closes_the_file_of_a_body(
     assert spools.made[0].closed
 
 
+class Stubborn(io.BytesIO):
+    """A file that cannot write what it still holds when it is closed."""
+
+    def close(self) -> None:
+        super().close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_file_that_fails_to_close_is_no_further_fault(
+    connection: Connection, spools: Spools
+) -> None:
+    spools.make = Stubborn
+    connection.receive(CHUNKED + b"c8\r\n" + b"x" * 200)
+    with pytest.raises(ProtocolError):
+        connection.receive(b"no line end")
+    assert connection.state is State.CLOSING
+
+
+def test_a_connection_whose_file_fails_to_close_can_be_ended(
+    connection: Connection, spools: Spools
+) -> None:
+    spools.make = Stubborn
+    connection.receive(post(300) + b"x" * 200)
+    connection.fault()
+    assert connection.state is State.CLOSING
+
+
 def test_ending_a_connection_leaves_a_body_that_was_taken_alone(
     connection: Connection, spools: Spools
 ) -> None:

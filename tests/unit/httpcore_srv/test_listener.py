@@ -190,12 +190,6 @@ def test_a_host_that_nobody_knows_is_refused_before_anything_is_bound() -> None:
         Listeners([("not a host", 80)], 16)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=UnicodeError,
-    reason="listener._resolve: getaddrinfo raises UnicodeError for a label above 63 characters, "
-    "which the command line lets pass; the user gets a traceback",
-)
 def test_a_host_that_cannot_be_a_name_is_refused() -> None:
     with pytest.raises(BindError):
         Listeners([("x" * 64, 80)], 16)

@@ -451,7 +451,6 @@ def test_a_file_that_cannot_be_sent_for_want_of_descriptors_is_a_500(
     path.write_bytes(b"content")
     with worker(Files(path)) as server, server.connect() as client:
         monkeypatch.setattr(os, "dup", no_more_descriptors)
-        client.sock.settimeout(1)
         assert client.ask(GET).status == 500
 
 

@@ -15,6 +15,7 @@ from httpcore_srv import HTTPSettings, ThreadPool
 from httpcore_srv import sentinel as sentinel_module
 from httpcore_srv.dispatcher import QUICK_RUN, Dispatcher
 from httpcore_srv.event_loop import EventLoop
+from httpcore_srv.stream import PIPELINE_RUN
 from httpcore_srv.wsgi import Environ, StartResponse
 from tests.fakes.worker import BOUND_S, FakeClock, FakeSlot
 from tests.unit.httpcore_srv.worker_in_thread import (
@@ -486,9 +487,50 @@ def test_the_sentinel_survives_a_lack_of_descriptors(monkeypatch: pytest.MonkeyP
         blocked_one.send(get("/wait"))
         app.gate.entered()
         with server.connect() as other:
-            other.sock.settimeout(1)
             try:
                 assert other.ask().status == 200
             finally:
                 app.gate.open()
         assert blocked_one.response().status == 200
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="each stream that has its turn taken posts a _serve_waiting of its own, and each of "
+    "those serves all streams: n clients that pipeline have n * n * 64 requests served before "
+    "the loop polls, looks at its timers and shows its heartbeat again",
+)
+def test_clients_that_pipeline_without_end_leave_the_others_their_turn() -> None:
+    clients_that_pipeline, requests_of_each = 10, 1280
+    served: list[str] = []
+
+    class Noting(Echo):
+        def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            served.append(environ["PATH_INFO"])
+            return super().__call__(environ, start_response)
+
+    app = Noting()
+    # Without a sentinel the loop stands still while a request is at the gate.
+    with worker(app, sentinel=False) as server:
+        holder, other = server.connect(), server.connect()
+        clients = [server.connect() for _ in range(clients_that_pipeline)]
+        for client in (holder, other, *clients):
+            client.ask()
+        server.until_at_rest()
+        holder.send(get("/wait/holder"))
+        app.gate.entered()
+        for number, client in enumerate(clients):
+            paths = ["/p"] * requests_of_each
+            if number == 0:
+                paths[3 * PIPELINE_RUN + 10] = "/wait/in-between"
+            client.send(b"".join(map(get, paths)))
+        app.gate.open()
+        assert app.gate.entered() == "/wait/in-between"
+        other.send(get("/other"))
+        before = len(served)
+        app.gate.open()
+        for client in clients:
+            for _ in range(requests_of_each):
+                client.response()
+        assert other.response().status == 200
+        assert served.index("/other") - before <= 2 * clients_that_pipeline * PIPELINE_RUN

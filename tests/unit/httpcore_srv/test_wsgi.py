@@ -49,11 +49,15 @@ class FakeConditions:
 class FakeSink:
     """A socket that takes everything, or whose client is gone after so many pieces."""
 
-    def __init__(self, gone_after: int | None = None) -> None:
+    def __init__(self, gone_after: int | None = None, pipelined: bool = False) -> None:
         self.data = b""
         self.calls: list[str] = []
         self.too_late: list[bytes] = []  # what came after the last piece
         self._gone_after = gone_after
+        self._pipelined = pipelined
+
+    def owes_more(self) -> bool:
+        return self._pipelined
 
     def _take(self, call: str, data: bytes) -> None:
         if self.over:
@@ -314,7 +318,11 @@ def test_a_server_that_keeps_no_connections_says_so(content: Any) -> None:
     assert not served.exchange.keep_alive
 
 
-def test_a_server_told_to_stop_while_a_request_runs_says_so_in_its_answer() -> None:
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_a_server_told_to_stop_while_a_request_runs_says_so_in_its_last_answer(
+    pipelined: bool,
+) -> None:
+    # To what the client has pipelined behind it an answer is owed first.
     conditions = FakeConditions()
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -323,11 +331,11 @@ def test_a_server_told_to_stop_while_a_request_runs_says_so_in_its_answer() -> N
         return [b"x"]
 
     request, _ = parsed(GET)
-    sink = FakeSink()
+    sink = FakeSink(pipelined=pipelined)
     exchange = Exchange(request, sink, conditions)
     WSGIHandler(app).handle({}, exchange)
-    assert b"\r\nConnection: close\r\n" in sink.data
-    assert not exchange.keep_alive
+    assert (b"\r\nConnection: close\r\n" in sink.data) is not pipelined
+    assert exchange.keep_alive is pipelined
 
 
 # -- Content-Length against content --------------------------------------------------------
@@ -868,6 +876,30 @@ def test_a_file_that_was_just_written_is_sent_whole() -> None:
 
     served = serve(filing(opener)[0])
     assert served.body() == b"fresh"
+    assert served.sink.calls == ["finish_file"]
+
+
+def test_a_file_without_a_buffer_is_sent_by_the_kernel_too(path: Path) -> None:
+    served = serve(filing(lambda: path.open("rb", buffering=0))[0])
+    assert served.body() == CONTENT
+    assert served.sink.calls == ["finish_file"]
+
+
+def test_a_file_that_is_closed_already_is_the_applications_error(path: Path) -> None:
+    def opener() -> IO[bytes]:
+        file = path.open("rb")
+        file.close()
+        return file
+
+    served = serve(filing(opener)[0])
+    assert served.status() == 500
+    assert served.exchange.failed
+
+
+def test_a_bad_header_beside_a_file_is_a_500_and_leaves_no_descriptor(path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    assert serve(filing(lambda: path.open("rb"), [("X", "a\r\nb")])[0]).status() == 500
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_of_a_file_no_more_than_declared_is_sent(path: Path) -> None:
@@ -937,11 +969,6 @@ def test_a_pipe_is_read_and_not_sent_as_a_file() -> None:
     assert served.body() == b"through a pipe"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="wsgi.Exchange.send_file trusts st_size: files of /proc and /sys are ordinary files "
-    "of size 0, and the client gets nothing of them",
-)
 def test_a_file_that_does_not_know_its_size_is_read() -> None:
     path = Path("/proc/sys/kernel/ostype")
     assert serve(filing(lambda: path.open("rb"))[0]).body() == path.read_bytes()
