@@ -183,6 +183,11 @@ class Connection:
         self._move(Event.FAULT)
         self._drop_body()
 
+    @property
+    def unparsed_bytes(self) -> int:
+        """How much `unparsed` would return."""
+        return self._parser.unparsed_bytes
+
     def unparsed(self) -> bytes:
         """Return what has been received and not been used, to give it to another process.
 

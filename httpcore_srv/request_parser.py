@@ -161,6 +161,11 @@ class HTTPRequest:
         """End-of-file came in the middle of a message. Ask after NEED_DATA."""
         return self._eof and not self.at_boundary
 
+    @property
+    def unparsed_bytes(self) -> int:
+        """How much `unparsed` would return."""
+        return len(self._data) - self._pos
+
     def unparsed(self) -> bytes:
         """Return what was received and not consumed.
 

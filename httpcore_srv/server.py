@@ -32,6 +32,7 @@ from httpcore_srv.ports import Lifeline, Order, Siblings, Slot
 from httpcore_srv.settings import HTTPSettings
 from httpcore_srv.stream import Mode, Stream
 from httpcore_srv.thread_pool import ThreadPool
+from httpcore_srv.timers import NEVER_NS
 from httpcore_srv.wsgi import Application, Environ, WSGIHandler, base_environ
 
 log = logging.getLogger("smart_http.worker")
@@ -88,13 +89,8 @@ class HTTPServer:
         self.write_ns = int(timeouts.write_s * 1e9)
         self.keep_alive_ns = int(timeouts.keep_alive_s * 1e9)
         self.linger_ns = int(timeouts.linger_s * 1e9)
-        shortest_ns = min(
-            self.header_ns,
-            self.body_ns,
-            self.write_ns,
-            self.linger_ns,
-            self.keep_alive_ns or self.header_ns,
-        )
+        # Of all deadlines only that of keep-alive is moved by a mere store (see Timers).
+        shortest_ns = self.keep_alive_ns or NEVER_NS
         self.loop = EventLoop(clock_ns, shortest_ns)
         self.pool = ThreadPool(settings.min_threads, settings.max_threads, settings.thread_idle_s)
         self.max_threads = settings.max_threads
@@ -116,6 +112,7 @@ class HTTPServer:
         self._listening = False
         self._pause_until_ns = 0
         self.waiting: deque[Stream] = deque()  # whole requests, or unread ones, without a thread
+        self._serving_posted = False
         self._poked_ns = 0
         self._accepted = self._handed_out = self._handed_in = 0
         self._moved = False  # one of the three has changed and is not published yet
@@ -171,13 +168,13 @@ class HTTPServer:
         # A thread may have ended its request after we looked and before we stood in the
         # queue; then it saw an empty queue. So look again from the queue.
         if self.pool.busy < self.max_threads:
-            self.loop.post(self._serve_waiting)
+            self._post_serving()
 
     def wait_for_turn(self, stream: Stream) -> None:
         """Let the others go first: the stream has pipelined many requests."""
         stream.park()
         self.waiting.append(stream)
-        self.loop.post(self._serve_waiting)
+        self._post_serving()
 
     def give_away(self, stream: Stream, *, only_free: bool) -> bool:
         """Hand the connection to a sibling. False: it stays."""
@@ -257,19 +254,22 @@ class HTTPServer:
         return False
 
     def _accept_one(self, index: int) -> Stream | None:
-        try:
-            sock, address = self.listeners[index].accept()
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno in _TRANSIENT:
+        """Take one connection out of a listener's queue; None if there is none to be had."""
+        while True:
+            try:
+                sock, address = self.listeners[index].accept()
+                break
+            except BlockingIOError:
                 return None
-            if error.errno not in _EXHAUSTED:
-                raise
-            if not self._pause_until_ns:
-                log.error("cannot accept connections for a second: %s", error.strerror)
-            self._pause_until_ns = self.loop.now_ns + PAUSE_NS
-            return None
+            except OSError as error:
+                if error.errno in _TRANSIENT:
+                    continue  # that connection is gone from the queue; look at the next
+                if error.errno not in _EXHAUSTED:
+                    raise
+                if not self._pause_until_ns:
+                    log.error("cannot accept connections for a second: %s", error.strerror)
+                self._pause_until_ns = self.loop.now_ns + PAUSE_NS
+                return None
         self._accepted += 1
         self._moved = True
         stream = self._add(sock, address, index)
@@ -317,7 +317,8 @@ class HTTPServer:
         stream.deadline_ns = moved.deadline_ns
         if moved.unparsed:
             lost = stream.received(moved.unparsed)
-            stream.keep_deadline(moved.deadline_ns)
+            if not lost:
+                stream.keep_deadline(moved.deadline_ns)
             return lost
         return stream.on_event(select.EPOLLIN)
 
@@ -341,16 +342,27 @@ class HTTPServer:
         # Written by the leader before it reads `pool.busy`, read here after `busy` has
         # been lowered: whichever came first, a waiting stream is seen by one of us.
         if self.waiting or not self._listening or self.leaving:
-            self.loop.post(self._serve_waiting)
+            self._post_serving()
         if self.access_log is not None:
             self.access_log.flush()
 
+    def _post_serving(self) -> None:
+        """Have the queue served soon: once, however many ask for it. Any thread."""
+        if not self._serving_posted:
+            self._serving_posted = True
+            self.loop.post(self._serve_waiting)
+
     def _serve_waiting(self) -> bool:
         """Give free threads to what waits, first come first served. True: baton lost."""
+        # Cleared before anything is looked at: whoever frees a thread after this posts anew,
+        # and whoever did so before is seen.
+        self._serving_posted = False
         for _ in range(len(self.waiting)):
             if self.pool.busy >= self.max_threads:
                 break
             if self.waiting.popleft().resume():
+                if self.waiting:
+                    self._post_serving()
                 return True
         return False
 
@@ -397,7 +409,7 @@ class HTTPServer:
                 # A thread that freed itself before it could see `_listening` False has
                 # lowered `busy` first: look again.
                 if self.pool.busy < self.max_threads:
-                    self.loop.post(self._serve_waiting)
+                    self._post_serving()
         elif not self._listening:
             self._pause_until_ns = 0
             self._start_listening()

@@ -166,6 +166,7 @@ class Stream:
             data = None
         # Whoever pipelines without end goes to the end of the queue. Parked, so that
         # nothing more is read before what is here has been answered.
+        self._has_turn = False
         self._server.wait_for_turn(self)
         return False
 
@@ -224,6 +225,9 @@ class Stream:
         if mode is RUNNING or mode is Mode.WAITING:
             # The application's time is not the client's. Stay in the timers' care.
             self._set_deadline(self._server.keep_alive_ns)
+        elif mode is READING and self.deadline_ns > self._server.loop.now_ns:
+            # A thread has handed it back, with a new deadline, since the timers looked.
+            self._server.loop.timers.schedule(self, self.deadline_ns)
         elif mode is READING and not self.connection.at_rest:
             self._refuse(ProtocolError(408, "the request did not come in time"))
         elif mode is READING or mode is Mode.LINGERING:
@@ -256,6 +260,7 @@ class Stream:
             self.mode in (READING, Mode.WAITING)
             and self._request is None
             and self.connection.state <= State.RECEIVING_HEAD
+            and self.connection.unparsed_bytes <= MAX_UNPARSED_BYTES
         )
 
     def parcel(self) -> Parcel | None:
@@ -263,8 +268,6 @@ class Stream:
         if not self.movable:
             return None
         unparsed = self.connection.unparsed()
-        if len(unparsed) > MAX_UNPARSED_BYTES:
-            return None
         return Parcel(self.hops + 1, self.listener, self.deadline_ns, unparsed)
 
     def keep_deadline(self, deadline_ns: int) -> None:
@@ -308,7 +311,6 @@ class Stream:
         if server.pool.busy >= server.max_threads or (server.waiting and not self._has_turn):
             server.wait_for_thread(self)
             return False
-        self._has_turn = False
         self.mode = RUNNING
         return server.dispatcher.run(self)
 
@@ -551,6 +553,7 @@ class Stream:
     def hand_back(self) -> None:
         """Give the stream back to the leader. The last act of the running thread."""
         server = self._server
+        self._has_turn = False
         if self.outbox.items or not self._keep_alive or self.connection.has_unread:
             # Still RUNNING, so nobody touches it before the leader makes this call.
             server.loop.post(self.after_response)

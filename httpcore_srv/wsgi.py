@@ -131,6 +131,11 @@ class Exchange:
         self._conditions = conditions
 
     @property
+    def wants_no_content(self) -> bool:
+        """Whether the response is complete without any content."""
+        return self._over and self._framing is Framing.NONE
+
+    @property
     def what(self) -> str:
         """The request, for the log: the parser lets no control character into either part."""
         return f"{self._request.method} {self._request.target}"
@@ -350,6 +355,8 @@ def _iterate(iterable: Iterable[bytes], exchange: Exchange) -> None:
             return
         for piece in iterable:
             exchange.write(piece)
+            if exchange.wants_no_content:
+                break  # a HEAD of a stream that never ends
         exchange.end()
     finally:
         close = getattr(iterable, "close", None)

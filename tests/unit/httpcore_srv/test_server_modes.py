@@ -494,12 +494,6 @@ def test_the_sentinel_survives_a_lack_of_descriptors(monkeypatch: pytest.MonkeyP
         assert blocked_one.response().status == 200
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="each stream that has its turn taken posts a _serve_waiting of its own, and each of "
-    "those serves all streams: n clients that pipeline have n * n * 64 requests served before "
-    "the loop polls, looks at its timers and shows its heartbeat again",
-)
 def test_clients_that_pipeline_without_end_leave_the_others_their_turn() -> None:
     clients_that_pipeline, requests_of_each = 10, 1280
     served: list[str] = []
