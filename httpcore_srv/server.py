@@ -26,6 +26,7 @@ from httpcore_srv import parcel
 from httpcore_srv.access_log import AccessLog
 from httpcore_srv.departure import Departure
 from httpcore_srv.dispatcher import Dispatcher
+from httpcore_srv.environ import Environ, base_environ
 from httpcore_srv.errors import ProtocolError
 from httpcore_srv.event_loop import EventLoop
 from httpcore_srv.ports import Lifeline, Order, Siblings, Slot
@@ -33,7 +34,7 @@ from httpcore_srv.settings import HTTPSettings
 from httpcore_srv.stream import Mode, Stream
 from httpcore_srv.thread_pool import ThreadPool
 from httpcore_srv.timers import NEVER_NS
-from httpcore_srv.wsgi import Application, Environ, WSGIHandler, base_environ
+from httpcore_srv.wsgi import Application, WSGIHandler
 
 log = logging.getLogger("smart_http.worker")
 

@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import enum
 import logging
-import os
 import select
 import socket
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Final
 
 from httpcore_srv.connection import Connection, State, close_body
+from httpcore_srv.environ import Environ, Environs
 from httpcore_srv.errors import PeerGone, ProtocolError
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.outbox import Outbox
 from httpcore_srv.parcel import MAX_UNPARSED_BYTES, Parcel
 from httpcore_srv.response_writer import error_page
-from httpcore_srv.wsgi import Environ, Exchange
+from httpcore_srv.wsgi import Exchange
 
 if TYPE_CHECKING:
     from httpcore_srv.server import HTTPServer
@@ -39,7 +39,6 @@ RECEIVE_BYTES: Final = 65536  # one recv(2); the largest head and many a body fi
 PIPELINE_RUN: Final = 64  # requests of one client in a row before the others have a turn
 LINGER_BYTES: Final = 1 << 20  # read and dropped after an error response, at most
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-PROTOCOLS: Final = ("HTTP/1.0", "HTTP/1.1")
 
 EPOLLIN: Final = select.EPOLLIN
 EPOLLOUT: Final = select.EPOLLOUT
@@ -62,11 +61,11 @@ RUNNING: Final = Mode.RUNNING
 
 
 class Stream:
-    """One client's socket. A `Sink` for the thread that runs its request."""
+    """One client's socket."""
 
     __slots__ = (
         "__weakref__",
-        "_base",
+        "_environs",
         "_has_turn",
         "_keep_alive",
         "_lingered",
@@ -76,8 +75,6 @@ class Stream:
         "_send",
         "_server",
         "_sock",
-        "_template",
-        "_template_of",
         "connection",
         "deadline_ns",
         "due_tick",
@@ -105,14 +102,12 @@ class Stream:
         self._receive = sock.recv
         self._send = sock.send
         self._mask = 0  # what the loop watches for; 0: not registered
-        self.outbox = Outbox()
+        self.outbox = Outbox(sock, server.settings.timeouts.write_s)
         self._keep_alive = True
         self._lingered = 0
         self._has_turn = False  # it has waited for a thread, and one is free
         self._request: RequestHead | None = None
-        self._base = base
-        self._template = base
-        self._template_of: RequestHead | None = None
+        self._environs = Environs(base)
 
     # -- the leader ---------------------------------------------------------------------
 
@@ -435,7 +430,7 @@ class Stream:
     def _drain(self) -> bool:
         """Send more of the outbox. True: the baton was lost (to a pipelined request)."""
         try:
-            emptied = self.outbox.send(self._sock)
+            emptied = self.outbox.drain()
         except OSError as error:
             self._gone(error)
             return False
@@ -471,9 +466,7 @@ class Stream:
         request = self._request
         assert request is not None
         server = self._server
-        if request is not self._template_of:
-            self._make_template(request)
-        environ = self._template.copy()
+        environ = self._environs.make(request)
         body: IO[bytes] | None = None
         if request.has_body:
             environ["wsgi.input"] = body = self.connection.take_body()
@@ -481,7 +474,7 @@ class Stream:
                 environ["CONTENT_LENGTH"] = str(self.connection.body_length)
         else:
             environ["wsgi.input"] = BytesIO()
-        exchange = Exchange(request, self, server)
+        exchange = Exchange(request, self.connection, self.outbox, server)
         server.handler.handle(environ, exchange)
         self._keep_alive = exchange.keep_alive
         self._request = None
@@ -490,65 +483,6 @@ class Stream:
         if server.access_log is not None:
             server.access_log.record(self.peer, request, exchange)
         return exchange.failed
-
-    def _make_template(self, request: RequestHead) -> None:
-        """Make the environ of a request, but for its body.
-
-        The parser gives out the same object for the same bytes, and nobody changes it: a
-        client that repeats itself costs one copy of a dictionary.
-        """
-        environ = {**self._base, **request.fields.environ}
-        environ["REQUEST_METHOD"] = request.method
-        environ["PATH_INFO"] = request.path
-        environ["QUERY_STRING"] = request.query
-        environ["SERVER_PROTOCOL"] = PROTOCOLS[request.minor]
-        environ["RAW_URI"] = environ["REQUEST_URI"] = request.target
-        if request.authority is not None:
-            environ["HTTP_HOST"] = request.authority
-        self._template = environ
-        self._template_of = request
-
-    def owes_more(self) -> bool:
-        """Whether a server that stops has received more of this client's requests."""
-        return self._server.leaving and self.connection.has_unread
-
-    def send(self, data: bytes) -> None:
-        """Send a piece; wait for a slow client. See `wsgi.Sink`."""
-        rest: bytes | memoryview = data
-        while True:
-            try:
-                sent = self._send(rest, DONTWAIT)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise PeerGone(str(error)) from None
-            if sent == len(rest):
-                return
-            rest = memoryview(rest)[sent:]
-            self._wait_until_writable()
-
-    def finish(self, data: bytes) -> None:
-        """Send the last piece; leave to the leader what the socket does not take."""
-        if not data:
-            return
-        try:
-            sent = self._send(data, DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise PeerGone(str(error)) from None
-        if sent < len(data):
-            self.outbox.add(memoryview(data)[sent:])
-
-    def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:
-        """Send `data` and a part of a file, by sendfile(2) and from the leader's thread."""
-        # sendfile(2) has no MSG_DONTWAIT; accepted sockets are in blocking mode otherwise.
-        self._sock.setblocking(False)
-        self.outbox.add(memoryview(data))
-        if count:
-            self.outbox.add_file(fd, offset, count)
-        else:
-            os.close(fd)
 
     def hand_back(self) -> None:
         """Give the stream back to the leader. The last act of the running thread."""
@@ -566,9 +500,3 @@ class Stream:
         # cases it wrote first and read `mode` after, and we do the opposite.
         if not self._mask or server.leaving:
             server.loop.post(self.idle)
-
-    def _wait_until_writable(self) -> None:
-        poller = select.poll()
-        poller.register(self.fd, select.POLLOUT)
-        if not poller.poll(self._server.settings.timeouts.write_s * 1000):
-            raise PeerGone("the client took nothing of the response for too long")

@@ -11,24 +11,20 @@ import io
 import logging
 import os
 import stat
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import IO, Any, Final, Protocol, cast
+from typing import Protocol, cast
 
+from httpcore_srv.environ import Environ, FileWrapper
 from httpcore_srv.errors import AppError, PeerGone
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.response_writer import Framing, encode_head, error_page
 
 log = logging.getLogger("smart_http.app")
 
-Environ = dict[str, Any]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 StartResponse = Callable[..., Callable[[bytes], None]]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
-
-SOFTWARE: Final = "smart-http"
-BLOCK_BYTES: Final = 65536  # what a file without a descriptor is read by
 
 
 class Conditions(Protocol):
@@ -36,13 +32,19 @@ class Conditions(Protocol):
 
     date: bytes  # the complete Date line with its CRLF
     keeps_alive: bool  # whether connections may be kept at all
+    leaving: bool  # whether it stops: then only for requests that have come already
+
+
+class Pipelined(Protocol):
+    """The connection that a request came over."""
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something of the next request has been received already."""
 
 
 class Sink(Protocol):
     """Where response bytes go. Of the thread that runs the exchange."""
-
-    def owes_more(self) -> bool:
-        """Whether requests that the client has pipelined are to be answered in any case."""
 
     def send(self, data: bytes) -> None:
         """Send a piece that others will follow; may wait for a slow client.
@@ -63,25 +65,6 @@ class Sink(Protocol):
         """
 
 
-class FileWrapper:
-    """`wsgi.file_wrapper`: an iterable over a file that the server may send by sendfile(2)."""
-
-    def __init__(self, filelike: IO[bytes], blksize: int = BLOCK_BYTES) -> None:
-        self.filelike = filelike
-        self.blksize = blksize
-        if hasattr(filelike, "close"):
-            self.close = filelike.close
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(lambda: self.filelike.read(self.blksize), b"")
-
-    def __next__(self) -> bytes:
-        block = self.filelike.read(self.blksize)
-        if not block:
-            raise StopIteration
-        return block
-
-
 def _is_plain_file(filelike: object) -> bool:
     """Whether what read() gives is what lies in the descriptor: not so for a GzipFile."""
     raw = getattr(filelike, "raw", filelike)
@@ -90,24 +73,6 @@ def _is_plain_file(filelike: object) -> bool:
     status = os.fstat(raw.fileno())
     # The files of /proc say that they are empty, and are not.
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
-
-
-def base_environ(server_name: str, server_port: str, multiprocess: bool) -> Environ:
-    """Return what is the same in every request that comes over one listener (PEP 3333)."""
-    return {
-        "SCRIPT_NAME": "",
-        "SERVER_NAME": server_name,
-        "SERVER_PORT": server_port,
-        "SERVER_SOFTWARE": SOFTWARE,
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": multiprocess,
-        "wsgi.run_once": False,
-        "wsgi.input_terminated": True,
-        "wsgi.file_wrapper": FileWrapper,
-    }
 
 
 class Exchange:
@@ -124,9 +89,12 @@ class Exchange:
     _framing = Framing.NONE
     _remaining = 0
 
-    def __init__(self, request: RequestHead, sink: Sink, conditions: Conditions) -> None:
+    def __init__(
+        self, request: RequestHead, connection: Pipelined, sink: Sink, conditions: Conditions
+    ) -> None:
         self.keep_alive = request.keep_alive
         self._request = request
+        self._connection = connection
         self._sink = sink
         self._conditions = conditions
 
@@ -300,12 +268,16 @@ class Exchange:
             request.method == "HEAD",
             # Asked now and not when the request began: a server that was told to stop
             # while a request ran must say in its answer that the connection ends.
-            self.keep_alive and (self._conditions.keeps_alive or self._sink.owes_more()),
+            self.keep_alive and (self._conditions.keeps_alive or self._owes_more()),
             length,
             self._conditions.date,
         )
         self._head_sent = True
         return lines
+
+    def _owes_more(self) -> bool:
+        """Whether a server that stops has received more of this client's requests."""
+        return self._conditions.leaving and self._connection.has_unread
 
     def _too_short(self) -> None:
         self.keep_alive = False

@@ -181,11 +181,3 @@ class FakeSiblings:
     def close(self) -> None:
         self.inbox_end.close()
         self.reading_end.close()
-
-
-class FakeConditions:
-    """What a response is told by its server: a date, and whether connections are kept."""
-
-    def __init__(self, date: bytes = b"", keeps_alive: bool = True) -> None:
-        self.date = date
-        self.keeps_alive = keeps_alive

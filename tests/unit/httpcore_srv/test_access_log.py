@@ -36,9 +36,6 @@ def request(
 class Sink:
     """Takes all and keeps nothing."""
 
-    def owes_more(self) -> bool:
-        return False
-
     def send(self, data: bytes) -> None:
         pass
 
@@ -54,10 +51,12 @@ class Conditions:
 
     date = b""
     keeps_alive = True
+    leaving = False
+    has_unread = False
 
 
 def answered(head: RequestHead, status: str = "200 OK", content: bytes = b"hello") -> Exchange:
-    exchange = Exchange(head, Sink(), Conditions())
+    exchange = Exchange(head, Conditions(), Sink(), Conditions())
     WSGIHandler(lambda environ, start_response: (start_response(status, []), [content])[1]).handle(
         {"REQUEST_METHOD": "GET", "RAW_URI": "/"}, exchange
     )
@@ -145,7 +144,7 @@ def test_the_status_is_the_one_that_was_sent(written: Written, status: str, logg
 
 def test_a_request_that_got_no_answer_has_a_dash_for_its_status(written: Written) -> None:
     head = request()
-    written.log.record("192.0.2.7", head, Exchange(head, Sink(), Conditions()))
+    written.log.record("192.0.2.7", head, Exchange(head, Conditions(), Sink(), Conditions()))
     assert (written.line()["status"], written.line()["sent"]) == ("-", "0")
 
 

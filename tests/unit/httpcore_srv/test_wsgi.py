@@ -20,11 +20,12 @@ from typing import IO, Any, NamedTuple
 import pytest
 from werkzeug.middleware.lint import LintMiddleware
 
+from httpcore_srv.environ import FileWrapper, base_environ
 from httpcore_srv.errors import PeerGone
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.request_parser import HTTPRequest
 from httpcore_srv.settings import HTTPLimits
-from httpcore_srv.wsgi import Exchange, FileWrapper, WSGIHandler, base_environ
+from httpcore_srv.wsgi import Exchange, WSGIHandler
 
 DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 OK = "200 OK"
@@ -44,20 +45,24 @@ class FakeConditions:
     def __init__(self, keeps_alive: bool = True) -> None:
         self.date = DATE
         self.keeps_alive = keeps_alive
+        self.leaving = False
+
+
+class FakeConnection:
+    """A connection over which more has come, or not."""
+
+    def __init__(self, has_unread: bool = False) -> None:
+        self.has_unread = has_unread
 
 
 class FakeSink:
     """A socket that takes everything, or whose client is gone after so many pieces."""
 
-    def __init__(self, gone_after: int | None = None, pipelined: bool = False) -> None:
+    def __init__(self, gone_after: int | None = None) -> None:
         self.data = b""
         self.calls: list[str] = []
         self.too_late: list[bytes] = []  # what came after the last piece
         self._gone_after = gone_after
-        self._pipelined = pipelined
-
-    def owes_more(self) -> bool:
-        return self._pipelined
 
     def _take(self, call: str, data: bytes) -> None:
         if self.over:
@@ -141,7 +146,7 @@ def serve(
         "wsgi.input": io.BytesIO(body),
     }
     sink = FakeSink(gone_after)
-    exchange = Exchange(request, sink, FakeConditions(keep_alive))
+    exchange = Exchange(request, FakeConnection(), sink, FakeConditions(keep_alive))
     WSGIHandler(app).handle(environ, exchange)
     assert sink.too_late == []
     if gone_after is None:
@@ -328,11 +333,12 @@ def test_a_server_told_to_stop_while_a_request_runs_says_so_in_its_last_answer(
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         start_response(OK, TEXT)
         conditions.keeps_alive = False
+        conditions.leaving = True
         return [b"x"]
 
     request, _ = parsed(GET)
-    sink = FakeSink(pipelined=pipelined)
-    exchange = Exchange(request, sink, conditions)
+    sink = FakeSink()
+    exchange = Exchange(request, FakeConnection(pipelined), sink, conditions)
     WSGIHandler(app).handle({}, exchange)
     assert (b"\r\nConnection: close\r\n" in sink.data) is not pipelined
     assert exchange.keep_alive is pipelined
@@ -743,7 +749,7 @@ def test_close_is_called_after_the_last_piece_was_sent() -> None:
 
     served_sink = FakeSink()
     request, _ = parsed(GET)
-    exchange = Exchange(request, served_sink, FakeConditions())
+    exchange = Exchange(request, FakeConnection(), served_sink, FakeConditions())
     WSGIHandler(answering(Content(b"x"))).handle({}, exchange)
     assert sent == [True]
 
