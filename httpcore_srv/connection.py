@@ -28,7 +28,7 @@ from httpcore_srv.settings import HTTPLimits
 
 
 class State(enum.IntEnum):
-    """Where a connection stands; an int because its hash is free."""
+    """Where a connection stands."""
 
     AWAITING_HEAD = 0
     RECEIVING_HEAD = 1
@@ -74,6 +74,19 @@ NEXT: Final[Mapping[State, Mapping[Event, State]]] = {
 }
 """A missing entry is a bug of ours: the KeyError is let be seen."""
 
+# The same for the hot path: the hash of an enum's member is a Python call, its index is
+# not; and reading a member off its class costs a search in the metaclass each time.
+_TABLE: Final = tuple(tuple(NEXT[state].get(event) for event in Event) for state in State)
+AWAITING_HEAD: Final = State.AWAITING_HEAD
+RECEIVING_HEAD: Final = State.RECEIVING_HEAD
+CLOSING: Final = State.CLOSING
+PART_OF_HEAD: Final = Event.PART_OF_HEAD
+HEAD_WITH_BODY: Final = Event.HEAD_WITH_BODY
+REQUEST: Final = Event.REQUEST
+DONE_KEEP: Final = Event.DONE_KEEP
+DONE_CLOSE: Final = Event.DONE_CLOSE
+FAULT: Final = Event.FAULT
+
 
 def close_body(body: IO[bytes]) -> None:
     """Close a body's file now, and not when the garbage collector comes by."""
@@ -106,7 +119,7 @@ class Connection:
     )
 
     def __init__(self, limits: HTTPLimits, open_spool: Callable[[], IO[bytes]]) -> None:
-        self.state = State.AWAITING_HEAD
+        self.state = AWAITING_HEAD
         self.wants_continue = False  # the client waits for a 100 before it sends its body
         self.head_just_began = False  # the bytes received last were the first of a head
         self.body_length = 0  # of the request handed out last
@@ -120,7 +133,7 @@ class Connection:
     @property
     def at_rest(self) -> bool:
         """Between requests: nothing of another request has been received."""
-        return self.state is State.AWAITING_HEAD
+        return self.state is AWAITING_HEAD
 
     @property
     def has_unread(self) -> bool:
@@ -149,20 +162,20 @@ class Connection:
                 if message is NEED_DATA:
                     self.head_just_began = False
                     if self._parser.in_head:
-                        self.head_just_began = self.state is State.AWAITING_HEAD
-                        self._move(Event.PART_OF_HEAD)
+                        self.head_just_began = self.state is AWAITING_HEAD
+                        self._move(PART_OF_HEAD)
                     return None
                 assert isinstance(message, RequestHead)
                 if not message.has_body:
                     self.body_length = 0
-                    self._move(Event.REQUEST)
+                    self._move(REQUEST)
                     return message
                 self._head = head = message
                 self.wants_continue = message.fields.expects_continue
-                self._move(Event.HEAD_WITH_BODY)
+                self._move(HEAD_WITH_BODY)
             return self._receive_body(head)
         except (ProtocolError, OSError):
-            self._move(Event.FAULT)
+            self._move(FAULT)
             self._drop_body()
             raise
 
@@ -176,11 +189,11 @@ class Connection:
 
     def done(self, *, keep: bool) -> None:
         """The response is on its way: expect another request, or none."""
-        self._move(Event.DONE_KEEP if keep else Event.DONE_CLOSE)
+        self._move(DONE_KEEP if keep else DONE_CLOSE)
 
     def fault(self) -> None:
         """The connection is at its end for a reason of its owner's (a timeout, a limit)."""
-        self._move(Event.FAULT)
+        self._move(FAULT)
         self._drop_body()
 
     @property
@@ -210,7 +223,7 @@ class Connection:
             if self._body is not None:
                 self._body.flush()  # here, where a full disk is still a 503
             self.body_length, self._body_bytes = self._body_bytes, 0
-            self._move(Event.REQUEST)
+            self._move(REQUEST)
             return head
 
     def _keep(self, piece: bytes) -> None:
@@ -233,4 +246,7 @@ class Connection:
             close_body(body)
 
     def _move(self, event: Event) -> None:
-        self.state = NEXT[self.state][event]
+        state = _TABLE[self.state][event]
+        if state is None:
+            raise KeyError(event)
+        self.state = state

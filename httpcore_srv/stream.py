@@ -116,12 +116,10 @@ class Stream:
         if self.mode:
             return self._on_event_out_of_turn(mask)
         server = self._server
-        if (server.pool.busy >= server.max_threads or server.waiting) and self.connection.at_rest:
+        crowded = server.pool.busy >= server.max_threads or (server.waiting and not self._has_turn)
+        if crowded and self.connection.at_rest:
             self._wait_unread()
             return False
-        return self._read()
-
-    def _read(self) -> bool:
         try:
             data = self._receive(RECEIVE_BYTES, DONTWAIT)
         except BlockingIOError:
@@ -172,7 +170,7 @@ class Stream:
         self.mode = READING
         self._has_turn = True
         if self._request is None:
-            return self.received(None) if self.connection.has_unread else self._read()
+            return self.received(None) if self.connection.has_unread else self.on_event(EPOLLIN)
         return self._run() or self._go_on()
 
     def responded(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 FLOOR_BITS: Final = 14  # the first bucket ends at 2^14 ns = 16.4 us
+FIRST_END_NS: Final = 1 << FLOOR_BITS
 CEILING_BITS: Final = 40  # the last one begins at 2^40 ns = 1100 s
 BUCKETS: Final = 4 * (CEILING_BITS - FLOOR_BITS) + 2
 
