@@ -113,6 +113,7 @@ class Connection:
         "_open_spool",
         "_parser",
         "body_length",
+        "has_unread",
         "head_just_began",
         "state",
         "wants_continue",
@@ -121,6 +122,8 @@ class Connection:
     def __init__(self, limits: HTTPLimits, open_spool: Callable[[], IO[bytes]]) -> None:
         self.state = AWAITING_HEAD
         self.wants_continue = False  # the client waits for a 100 before it sends its body
+        # Something has been received beyond the request handed out last.
+        self.has_unread = False
         self.head_just_began = False  # the bytes received last were the first of a head
         self.body_length = 0  # of the request handed out last
         self._limits = limits
@@ -134,11 +137,6 @@ class Connection:
     def at_rest(self) -> bool:
         """Between requests: nothing of another request has been received."""
         return self.state is AWAITING_HEAD
-
-    @property
-    def has_unread(self) -> bool:
-        """Something of the next request, or all of it, has been received already."""
-        return not self._parser.at_boundary
 
     def receive(self, data: bytes) -> RequestHead | None:
         """Take in what has come; return the next request if it is here whole.
@@ -160,17 +158,19 @@ class Connection:
             if head is None:
                 message = self._parser.next_message()
                 if message is NEED_DATA:
-                    self.head_just_began = False
-                    if self._parser.in_head:
-                        self.head_just_began = self.state is AWAITING_HEAD
+                    self.has_unread = self._parser.in_head
+                    self.head_just_began = self.has_unread and self.state is AWAITING_HEAD
+                    if self.has_unread:
                         self._move(PART_OF_HEAD)
                     return None
                 assert isinstance(message, RequestHead)
                 if not message.has_body:
                     self.body_length = 0
+                    self.has_unread = not self._parser.at_boundary
                     self._move(REQUEST)
                     return message
                 self._head = head = message
+                self.has_unread = True
                 self.wants_continue = message.fields.expects_continue
                 self._move(HEAD_WITH_BODY)
             return self._receive_body(head)
@@ -223,6 +223,7 @@ class Connection:
             if self._body is not None:
                 self._body.flush()  # here, where a full disk is still a 503
             self.body_length, self._body_bytes = self._body_bytes, 0
+            self.has_unread = not self._parser.at_boundary
             self._move(REQUEST)
             return head
 

@@ -58,6 +58,8 @@ class Dispatcher:
         self._loop = loop
         self._pool = pool
         self._slot = slot
+        self._store_begun = slot.begun
+        self._store_ended = slot.ended_inline
         self._on_freed = on_freed
         self._clock_ns = loop.clock_ns
         self._baton = loop.baton
@@ -78,7 +80,7 @@ class Dispatcher:
         The leader only, with a free thread. True: the baton was lost.
         """
         self._begun += 1
-        self._slot.begun(self._begun)
+        self._store_begun(self._begun)
         if not self.inline:
             self._pool.submit(lambda: self._serve(stream))
             return False
@@ -105,7 +107,7 @@ class Dispatcher:
             self._on_freed()
             return True
         self._ended_inline += 1
-        self._slot.ended_inline(self._ended_inline)
+        self._store_ended(self._ended_inline)
         self.durations_ns.append(self._clock_ns() - start_ns)
         if failed:
             self._count_error()

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 PERIOD_S: Final = 0.001  # between two looks, when a call is late or one was stuck lately
-CALM_PERIOD_S: Final = 0.004
+CALM_PERIOD_S: Final = 0.008
 LATE_NS: Final = 1_000_000
 ALERT_NS: Final = 1_000_000_000  # after a call was stuck
 PATIENCE: Final = 10  # looks after which a call that only computes loses the baton, too

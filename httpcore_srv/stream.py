@@ -138,7 +138,9 @@ class Stream:
         data: None to go on with what has been received before.
         """
         connection = self.connection
-        for _ in range(PIPELINE_RUN):
+        turns = PIPELINE_RUN
+        while turns:
+            turns -= 1
             try:
                 request = connection.next_request() if data is None else connection.receive(data)
             except ProtocolError as error:

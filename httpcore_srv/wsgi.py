@@ -38,9 +38,7 @@ class Conditions(Protocol):
 class Pipelined(Protocol):
     """The connection that a request came over."""
 
-    @property
-    def has_unread(self) -> bool:
-        """Whether something of the next request has been received already."""
+    has_unread: bool  # something of the next request has been received already
 
 
 class Sink(Protocol):
