@@ -187,9 +187,13 @@ class Connection:
         body.seek(0)
         return body
 
-    def done(self, *, keep: bool) -> None:
-        """The response is on its way: expect another request, or none."""
-        self._move(DONE_KEEP if keep else DONE_CLOSE)
+    def done_and_kept(self) -> None:
+        """The response is on its way: expect another request."""
+        self._move(DONE_KEEP)
+
+    def done_and_closed(self) -> None:
+        """The response is on its way, and was the last."""
+        self._move(DONE_CLOSE)
 
     def fault(self) -> None:
         """The connection is at its end for a reason of its owner's (a timeout, a limit)."""

@@ -130,13 +130,21 @@ class Stream:
         if not data:
             self._end_of_file()
             return False
-        return self.received(data)
+        return self._take_in(data, bool(crowded))
 
     def received(self, data: bytes | None) -> bool:
         """Take in bytes of requests; run what is whole. True: the baton was lost.
 
         data: None to go on with what has been received before.
         """
+        return self._take_in(data, self._is_crowded())
+
+    def _is_crowded(self) -> bool:
+        """Whether this stream's request must wait, for a thread or for others' turn."""
+        server = self._server
+        return server.pool.busy >= server.max_threads or bool(server.waiting and not self._has_turn)
+
+    def _take_in(self, data: bytes | None, crowded: bool) -> bool:
         connection = self.connection
         turns = PIPELINE_RUN
         while turns:
@@ -154,11 +162,12 @@ class Stream:
                 self._wait_for_more()
                 return False
             self._request = request
-            if self._run():
+            if self._run(crowded):
                 return True
             if self.mode or not connection.has_unread:
                 return False
             data = None
+            crowded = self._is_crowded()
         # Whoever pipelines without end goes to the end of the queue. Parked, so that
         # nothing more is read before what is here has been answered.
         self._has_turn = False
@@ -173,7 +182,7 @@ class Stream:
         self._has_turn = True
         if self._request is None:
             return self.received(None) if self.connection.has_unread else self.on_event(EPOLLIN)
-        return self._run() or self._go_on()
+        return self._run(self._is_crowded()) or self._go_on()
 
     def responded(self) -> None:
         """The response has been given to the socket or the outbox: go on."""
@@ -185,7 +194,7 @@ class Stream:
         if not self._keep_alive:
             self._finish()
             return
-        self.connection.done(keep=True)
+        self.connection.done_and_kept()
         server = self._server
         self.hops = 0
         self.deadline_ns = server.loop.now_ns + server.keep_alive_ns
@@ -300,14 +309,13 @@ class Stream:
             return False
         return self.received(None)
 
-    def _run(self) -> bool:
+    def _run(self, crowded: bool) -> bool:
         """Give the whole request to the application, now or when a thread is free."""
-        server = self._server
-        if server.pool.busy >= server.max_threads or (server.waiting and not self._has_turn):
-            server.wait_for_thread(self)
+        if crowded:
+            self._server.wait_for_thread(self)
             return False
         self.mode = RUNNING
-        return server.dispatcher.run(self)
+        return self._server.dispatcher.run(self)
 
     def _wait_for_more(self) -> None:
         connection = self.connection
@@ -387,7 +395,7 @@ class Stream:
 
     def _finish(self) -> None:
         """The last response is out."""
-        self.connection.done(keep=False)
+        self.connection.done_and_closed()
         try:
             unread = self.connection.has_unread or bool(
                 self._receive(1, DONTWAIT | socket.MSG_PEEK)
@@ -492,7 +500,7 @@ class Stream:
             # Still RUNNING, so nobody touches it before the leader makes this call.
             server.loop.post(self.after_response)
             return
-        self.connection.done(keep=True)
+        self.connection.done_and_kept()
         self.hops = 0
         self.deadline_ns = server.loop.clock_ns() + server.keep_alive_ns
         self.mode = READING  # from here on the leader may do anything with it

@@ -163,14 +163,15 @@ class Exchange:
             return
         if not isinstance(content, bytes):
             raise AppError(f"content must be bytes, not {type(content).__name__}")
-        lines = self._take_head(len(content))
+        length = len(content)
+        lines = self._take_head(length)
         if self._framing is Framing.LENGTH:
-            if self._remaining != len(content):
+            if self._remaining != length:
                 self._write_counted(b"".join(lines), content)
                 self.end()
                 return
             lines.append(content)
-            self.sent = len(content)
+            self.sent = length
         self._over = True
         self._sink.finish(b"".join(lines))
 

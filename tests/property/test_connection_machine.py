@@ -125,7 +125,10 @@ class ConnectionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.connection.state is State.RESPONDING)
     @rule(keep=st.booleans() | st.just(True))
     def respond(self, keep: bool) -> None:
-        self.connection.done(keep=keep)
+        if keep:
+            self.connection.done_and_kept()
+        else:
+            self.connection.done_and_closed()
         self.running = None
         assert self.connection.at_rest is keep
 
@@ -156,8 +159,8 @@ class ConnectionMachine(RuleBasedStateMachine):
         if event in NEXT[state]:
             return
         owner_does = {
-            Event.DONE_KEEP: lambda: self.connection.done(keep=True),
-            Event.DONE_CLOSE: lambda: self.connection.done(keep=False),
+            Event.DONE_KEEP: lambda: self.connection.done_and_kept(),
+            Event.DONE_CLOSE: lambda: self.connection.done_and_closed(),
             Event.FAULT: self.connection.fault,
         }
         with pytest.raises(KeyError):

@@ -99,14 +99,14 @@ def test_a_whole_request_is_handed_out_and_awaits_its_response(connection: Conne
 def test_after_a_response_the_next_request_is_awaited(connection: Connection) -> None:
     for _ in range(3):
         request_of(connection, GET)
-        connection.done(keep=True)
+        connection.done_and_kept()
         assert connection.at_rest
         assert connection.next_request() is None
 
 
 def test_after_the_last_response_the_connection_is_closing(connection: Connection) -> None:
     request_of(connection, GET)
-    connection.done(keep=False)
+    connection.done_and_closed()
     assert connection.state is State.CLOSING
     assert not connection.at_rest
 
@@ -132,7 +132,7 @@ def test_a_head_begins_once(connection: Connection) -> None:
 def test_the_next_head_begins_anew(connection: Connection) -> None:
     connection.receive(GET[:3])
     connection.receive(GET[3:])
-    connection.done(keep=True)
+    connection.done_and_kept()
     connection.receive(GET[:3])
     assert connection.head_just_began
 
@@ -193,7 +193,7 @@ def test_the_length_is_that_of_the_request_handed_out_last(connection: Connectio
         request_of(connection, raw)
         assert connection.body_length == length
         connection.take_body()
-        connection.done(keep=True)
+        connection.done_and_kept()
 
 
 def post(count: int) -> bytes:
@@ -230,7 +230,7 @@ def test_the_next_body_knows_nothing_of_the_one_before(
 ) -> None:
     request_of(connection, post(200) + b"x" * 200)
     connection.take_body()
-    connection.done(keep=True)
+    connection.done_and_kept()
     request_of(connection, POST + b"hello")
     assert connection.take_body().read() == b"hello"
     assert len(spools.made) == 1
@@ -311,20 +311,20 @@ def test_pipelined_requests_come_one_after_each_response(connection: Connection)
     seen = []
     for _ in range(2):
         assert connection.has_unread
-        connection.done(keep=True)
+        connection.done_and_kept()
         request = connection.next_request()
         assert request is not None
         seen.append((request.path, connection.take_body().read()))
     assert seen == [("/p", b"hello"), ("/b", b"")]
     assert not connection.has_unread
-    connection.done(keep=True)
+    connection.done_and_kept()
     assert connection.next_request() is None
     assert connection.at_rest
 
 
 def test_a_part_of_a_pipelined_head_begins_when_it_is_looked_at(connection: Connection) -> None:
     request_of(connection, GET + OTHER[:5])
-    connection.done(keep=True)
+    connection.done_and_kept()
     assert connection.at_rest
     assert connection.has_unread
     assert connection.next_request() is None
@@ -335,7 +335,7 @@ def test_a_part_of_a_pipelined_head_begins_when_it_is_looked_at(connection: Conn
 
 def test_a_fault_behind_a_good_request_waits_for_its_response(connection: Connection) -> None:
     assert request_of(connection, GET + BAD).path == "/a"
-    connection.done(keep=True)
+    connection.done_and_kept()
     with pytest.raises(ProtocolError) as caught:
         connection.next_request()
     assert caught.value.status == 505
@@ -428,7 +428,7 @@ def test_what_was_not_used_lets_another_connection_go_on(
 ) -> None:
     request_of(connection, POST + b"hello" + GET[:cut])
     connection.take_body()
-    connection.done(keep=True)
+    connection.done_and_kept()
     connection.next_request()
     unparsed = connection.unparsed()
     assert unparsed == GET[:cut]
@@ -465,7 +465,10 @@ def cause(connection: Connection, event: Event) -> None:
     if event is Event.FAULT:
         connection.fault()
     elif event in (Event.DONE_KEEP, Event.DONE_CLOSE):
-        connection.done(keep=event is Event.DONE_KEEP)
+        if event is Event.DONE_KEEP:
+            connection.done_and_kept()
+        else:
+            connection.done_and_closed()
     elif connection.state is State.RECEIVING_BODY:
         connection.receive(b"hello")
     else:
