@@ -76,14 +76,15 @@ NEXT: Final[Mapping[State, Mapping[Event, State]]] = {
 
 # The same for the hot path: the hash of an enum's member is a Python call, its index is
 # not; and reading a member off its class costs a search in the metaclass each time.
-_TABLE: Final = tuple(tuple(NEXT[state].get(event) for event in Event) for state in State)
+_TABLE: Final = tuple(tuple(NEXT[state].get(event) for state in State) for event in Event)
+_ON_REQUEST: Final = _TABLE[Event.REQUEST]
+_ON_DONE_KEEP: Final = _TABLE[Event.DONE_KEEP]
 AWAITING_HEAD: Final = State.AWAITING_HEAD
 RECEIVING_HEAD: Final = State.RECEIVING_HEAD
 CLOSING: Final = State.CLOSING
 PART_OF_HEAD: Final = Event.PART_OF_HEAD
 HEAD_WITH_BODY: Final = Event.HEAD_WITH_BODY
 REQUEST: Final = Event.REQUEST
-DONE_KEEP: Final = Event.DONE_KEEP
 DONE_CLOSE: Final = Event.DONE_CLOSE
 FAULT: Final = Event.FAULT
 
@@ -167,7 +168,7 @@ class Connection:
                 if not message.has_body:
                     self.body_length = 0
                     self.has_unread = not self._parser.at_boundary
-                    self._move(REQUEST)
+                    self._enter(_ON_REQUEST[self.state])
                     return message
                 self._head = head = message
                 self.has_unread = True
@@ -189,7 +190,7 @@ class Connection:
 
     def done_and_kept(self) -> None:
         """The response is on its way: expect another request."""
-        self._move(DONE_KEEP)
+        self._enter(_ON_DONE_KEEP[self.state])
 
     def done_and_closed(self) -> None:
         """The response is on its way, and was the last."""
@@ -251,7 +252,9 @@ class Connection:
             close_body(body)
 
     def _move(self, event: Event) -> None:
-        state = _TABLE[self.state][event]
+        self._enter(_TABLE[event][self.state])
+
+    def _enter(self, state: State | None) -> None:
         if state is None:
-            raise KeyError(event)
+            raise KeyError(self.state)
         self.state = state

@@ -5,7 +5,7 @@ Who may touch it
 `mode` says who owns a stream. RUNNING: the thread that runs its request; the
 leader then does nothing but unregister a descriptor that keeps reporting events.
 Every other mode: the leader. Ownership changes hands in two places only:
-`_run` (leader -> running thread) and `hand_back` (running thread -> leader; inline,
+`Dispatcher.run` (leader -> running thread) and `hand_back` (running thread -> leader; inline,
 where both are one thread, `responded`).
 
 Only the leader closes, registers or unregisters the descriptor: a number closed
@@ -162,7 +162,11 @@ class Stream:
                 self._wait_for_more()
                 return False
             self._request = request
-            if self._run(crowded):
+            if crowded:
+                self._server.wait_for_thread(self)
+                return False
+            self.mode = RUNNING
+            if self._server.dispatcher.run(self):
                 return True
             if self.mode or not connection.has_unread:
                 return False
@@ -182,7 +186,11 @@ class Stream:
         self._has_turn = True
         if self._request is None:
             return self.received(None) if self.connection.has_unread else self.on_event(EPOLLIN)
-        return self._run(self._is_crowded()) or self._go_on()
+        if self._is_crowded():
+            self._server.wait_for_thread(self)
+            return False
+        self.mode = RUNNING
+        return self._server.dispatcher.run(self) or self._go_on()
 
     def responded(self) -> None:
         """The response has been given to the socket or the outbox: go on."""
@@ -308,14 +316,6 @@ class Stream:
         if self.mode or not self.connection.has_unread:
             return False
         return self.received(None)
-
-    def _run(self, crowded: bool) -> bool:
-        """Give the whole request to the application, now or when a thread is free."""
-        if crowded:
-            self._server.wait_for_thread(self)
-            return False
-        self.mode = RUNNING
-        return self._server.dispatcher.run(self)
 
     def _wait_for_more(self) -> None:
         connection = self.connection
