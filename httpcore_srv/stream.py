@@ -116,6 +116,7 @@ class Stream:
         if self.mode:
             return self._on_event_out_of_turn(mask)
         server = self._server
+        # `_is_crowded`, spelt out for the hot path.
         crowded = server.pool.busy >= server.max_threads or (server.waiting and not self._has_turn)
         if crowded and self.connection.at_rest:
             self._wait_unread()
