@@ -31,8 +31,8 @@ class Framing(enum.Enum):
     CLOSE = "the connection's end"
 
 
-Head = tuple[list[bytes], Framing, int, bool]
-"""An encoded response head: its lines, the framing, the length of the content still to
+Head = tuple[bytes, Framing, int, bool]
+"""An encoded response head: its bytes, the framing, the length of the content still to
 be sent (with Framing.LENGTH), and whether the connection may be kept. A plain tuple,
 because one is made per response."""
 
@@ -81,8 +81,7 @@ _Special = tuple[Field, int]  # and what the writer needs of the value
 _names: dict[str, tuple[str, Field]] = {}
 _statuses: dict[str, tuple[bytes, int]] = {}
 _lines: dict[tuple[str, str], bytes | _Special] = {}
-# What was asked for -> what stands before the date and behind it, and the rest of a Head.
-_heads: dict[tuple[object, ...], tuple[bytes, bytes, Framing, int, bool]] = {}
+_heads: dict[tuple[object, ...], Head] = {}  # all that was asked for, the date too -> outcome
 
 _SERVER_LINE: Final = f"Server: {SERVER}\r\n".encode()
 _CLOSE_LINE: Final = b"Connection: close\r\n"
@@ -108,23 +107,18 @@ def encode_head(
     Raises: AppError for what PEP 3333 or RFC 9110 does not allow in status or fields.
     """
     try:
-        key = (status, minor, is_head, keep_alive, length, *headers)
+        key = (date, status, minor, is_head, keep_alive, length, *headers)
         known = _heads.get(key)
     except TypeError:  # something in it has no hash, and so is no str
-        key, known = (), None
+        known, key = None, ()
     if known is not None:
-        before, after, framing, left, keep_alive = known
-        return [before, date, after], framing, left, keep_alive
-    lines, framing, left, keep_alive = _encode_new_head(
-        status, headers, minor, is_head, keep_alive, length, date
-    )
-    if date in lines and sum(map(len, lines)) <= _MAX_REMEMBERED_HEAD:
+        return known
+    head = _encode_new_head(status, headers, minor, is_head, keep_alive, length, date)
+    if key and len(head[0]) <= _MAX_REMEMBERED_HEAD:
         if len(_heads) >= _MAX_HEADS:
-            _heads.clear()  # heads that never repeat: start again rather than choose
-        at = lines.index(date)
-        before, after = b"".join(lines[:at]), b"".join(lines[at + 1 :])
-        _heads[key] = (before, after, framing, left, keep_alive)
-    return lines, framing, left, keep_alive
+            _heads.clear()  # those of seconds gone by, or such that never repeat
+        _heads[key] = head
+    return head
 
 
 def _encode_new_head(
@@ -177,7 +171,7 @@ def _encode_new_head(
     lines.append(_END)
     if framing is not Framing.LENGTH or length is None:
         length = 0  # what a HEAD tells of the GET's content is not to be sent
-    return lines, framing, length, keep_alive
+    return b"".join(lines), framing, length, keep_alive
 
 
 def error_page(status: int, *, date: bytes, is_head: bool = False, extra: str = "") -> bytes:

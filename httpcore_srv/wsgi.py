@@ -139,7 +139,7 @@ class Exchange:
         if self._over:
             self._drop_surplus()
             return
-        head = b"" if self._head_sent else b"".join(self._take_head(None))
+        head = b"" if self._head_sent else self._take_head(None)
         framing = self._framing
         if framing is Framing.CHUNKED:
             self.sent += len(data)
@@ -164,16 +164,16 @@ class Exchange:
         if not isinstance(content, bytes):
             raise AppError(f"content must be bytes, not {type(content).__name__}")
         length = len(content)
-        lines = self._take_head(length)
+        head = self._take_head(length)
         if self._framing is Framing.LENGTH:
             if self._remaining != length:
-                self._write_counted(b"".join(lines), content)
+                self._write_counted(head, content)
                 self.end()
                 return
-            lines.append(content)
+            head += content
             self.sent = length
         self._over = True
-        self._sink.finish(b"".join(lines))
+        self._sink.finish(head)
 
     def send_file(self, wrapper: FileWrapper) -> bool:
         """Send an ordinary file by sendfile(2). False: it is not one; nothing was sent.
@@ -188,7 +188,7 @@ class Exchange:
         try:
             offset = wrapper.filelike.tell()
             available = max(0, os.fstat(fd).st_size - offset)
-            head = b"".join(self._take_head(available))
+            head = self._take_head(available)
         except BaseException:
             os.close(fd)
             raise
@@ -206,7 +206,7 @@ class Exchange:
         if self._over:
             return
         if not self._head_sent:
-            head = b"".join(self._take_head(0))
+            head = self._take_head(0)
             self._over = True
             if self._framing is Framing.LENGTH and self._remaining:
                 self._too_short()
@@ -256,11 +256,11 @@ class Exchange:
             self.failed = True
             log.error("%s: content beyond the end of the response was dropped", self.what)
 
-    def _take_head(self, length: int | None) -> list[bytes]:
+    def _take_head(self, length: int | None) -> bytes:
         if self._status is None:
             raise AppError("the application sent content before it called start_response")
         request = self._request
-        lines, self._framing, self._remaining, self.keep_alive = encode_head(
+        head, self._framing, self._remaining, self.keep_alive = encode_head(
             self._status,
             self._headers,
             request.minor,
@@ -272,7 +272,7 @@ class Exchange:
             self._conditions.date,
         )
         self._head_sent = True
-        return lines
+        return head
 
     def _owes_more(self) -> bool:
         """Whether a server that stops has received more of this client's requests."""

@@ -81,8 +81,7 @@ def test_what_is_written_reads_back_the_same(
 ) -> None:
     if declared is not None:
         headers = [*headers, ("Content-Length", str(declared))]
-    lines, framing, _, kept = encode_head(status, headers, minor, is_head, keep_alive, known, DATE)
-    head = b"".join(lines)
+    head, framing, _, kept = encode_head(status, headers, minor, is_head, keep_alive, known, DATE)
     assert lines_of(head)[0].decode("latin-1").rstrip() == f"HTTP/1.1 {status}".rstrip()
 
     copied = [pair for pair in headers if pair[0].lower() not in OURS]
@@ -140,7 +139,7 @@ def test_the_standard_librarys_client_reads_what_was_written(
 ) -> None:
     assume(status[:3] not in ("204", "205", "304"))
     length = len(content) if known else None
-    lines, framing, _, kept = encode_head(status, headers, minor, False, True, length, DATE)
+    head, framing, _, kept = encode_head(status, headers, minor, False, True, length, DATE)
     if framing is Framing.CHUNKED:
         wire = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
         wire += b"0\r\n\r\n"
@@ -148,7 +147,7 @@ def test_the_standard_librarys_client_reads_what_was_written(
         wire = content
     if kept:
         wire += b"HTTP/1.1 200 the next one\r\n\r\n"
-    response = http.client.HTTPResponse(Wire(b"".join(lines) + wire))  # type: ignore[arg-type]
+    response = http.client.HTTPResponse(Wire(head + wire))  # type: ignore[arg-type]
     response.begin()
     assert response.status == int(status[:3])
     assert response.read() == content
@@ -169,10 +168,9 @@ def test_no_line_gets_out_that_the_application_did_not_mean(
 ) -> None:
     for _ in range(2):  # what was refused once is not remembered as good
         try:
-            lines, *_ = encode_head(status, headers, minor, False, True, length, DATE)
+            head, *_ = encode_head(status, headers, minor, False, True, length, DATE)
         except AppError:
             continue
-        head = b"".join(lines)
         ordinary_ones = [pair for pair in headers if pair[0].lower() not in OURS]
         assert [p for p in fields_of(head) if p[0].lower() not in OURS] == ordinary_ones
 
@@ -188,7 +186,7 @@ def test_no_line_gets_out_that_the_application_did_not_mean(
 )
 def test_pairs_of_anything_raise_nothing_but_app_error(headers: list[tuple[Any, Any]]) -> None:
     try:
-        lines, *_ = encode_head("200 OK", headers, 1, False, True, 0, DATE)
+        head, *_ = encode_head("200 OK", headers, 1, False, True, 0, DATE)
     except AppError:
         return
-    lines_of(b"".join(lines))
+    lines_of(head)

@@ -44,10 +44,9 @@ def encode(
     keep_alive: bool = True,
     length: int | None = None,
 ) -> Written:
-    lines, framing, left, kept = encode_head(
+    head, framing, left, kept = encode_head(
         status, headers, minor, is_head, keep_alive, length, DATE
     )
-    head = b"".join(lines)
     assert head.endswith(b"\r\n\r\n")
     first, *rest = head[:-4].decode("latin-1").split("\r\n")
     fields = []
