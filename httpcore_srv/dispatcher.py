@@ -55,7 +55,6 @@ class Dispatcher:
         lead: Callable[[], object],
     ) -> None:
         self.inline = True
-        self._loop = loop
         self._pool = pool
         self._slot = slot
         self._store_begun = slot.begun
@@ -110,7 +109,8 @@ class Dispatcher:
         self._store_ended(self._ended_inline)
         self.durations_ns.append(self._clock_ns() - start_ns)
         if failed:
-            self._count_error()
+            with self._pool.lock:
+                self._count_error()
         stream.responded()
         return False
 
@@ -140,8 +140,7 @@ class Dispatcher:
             # Below zero for a moment if the sentinel has taken the baton and not counted yet.
             self._slot.busy(max(0, pool.busy))
             if failed:
-                self._errors += 1
-                self._slot.failed(self._errors)
+                self._count_error()
             if duration_ns >= QUICK_NS:
                 self._quick = 0
             elif not self.inline:
@@ -151,9 +150,9 @@ class Dispatcher:
                     self.inline = True
 
     def _count_error(self) -> None:
-        with self._pool.lock:
-            self._errors += 1
-            self._slot.failed(self._errors)
+        """The application failed a request. The pool's lock is held."""
+        self._errors += 1
+        self._slot.failed(self._errors)
 
     def _baton_taken(self) -> None:
         """The sentinel's thread holds the baton: count the stuck call, have another lead."""
@@ -164,8 +163,5 @@ class Dispatcher:
             # subtracted itself: then `busy` was one too low for a moment, never for long.
             pool.busy += 1
             self._quick = 0
-            self._slot.busy(max(0, pool.busy))
-        pool.run_aside(self._lead_aside)
-
-    def _lead_aside(self) -> None:
-        self._lead()
+            self._slot.busy(pool.busy)
+        pool.run_aside(self._lead)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import IO, Any, Final
 
 from httpcore_srv.messages import RequestHead
+from httpcore_srv.response_writer import SERVER
 
 Environ = dict[str, Any]
 
-SOFTWARE: Final = "smart-http"
 PROTOCOLS: Final = ("HTTP/1.0", "HTTP/1.1")
 BLOCK_BYTES: Final = 65536  # what a file without a descriptor is read by
 
@@ -40,7 +40,7 @@ def base_environ(server_name: str, server_port: str, multiprocess: bool) -> Envi
         "SCRIPT_NAME": "",
         "SERVER_NAME": server_name,
         "SERVER_PORT": server_port,
-        "SERVER_SOFTWARE": SOFTWARE,
+        "SERVER_SOFTWARE": SERVER,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
         "wsgi.errors": sys.stderr,

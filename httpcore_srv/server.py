@@ -197,10 +197,6 @@ class HTTPServer:
         stream.close()
         return True
 
-    def let_go(self, stream: Stream) -> None:
-        """A stream is between requests while this worker leaves."""
-        self.departure.let_go(stream)
-
     def refused(self, stream: Stream, error: ProtocolError) -> None:
         """Note that a client was answered by the server itself."""
         if self.access_log is not None:

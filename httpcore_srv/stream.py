@@ -64,7 +64,6 @@ class Stream:
     """One client's socket."""
 
     __slots__ = (
-        "__weakref__",
         "_environs",
         "_has_turn",
         "_keep_alive",
@@ -163,11 +162,7 @@ class Stream:
                 self._wait_for_more()
                 return False
             self._request = request
-            if crowded:
-                self._server.wait_for_thread(self)
-                return False
-            self.mode = RUNNING
-            if self._server.dispatcher.run(self):
+            if self._run(crowded):
                 return True
             if self.mode or not connection.has_unread:
                 return False
@@ -187,11 +182,7 @@ class Stream:
         self._has_turn = True
         if self._request is None:
             return self.received(None) if self.connection.has_unread else self.on_event(EPOLLIN)
-        if self._is_crowded():
-            self._server.wait_for_thread(self)
-            return False
-        self.mode = RUNNING
-        return self._server.dispatcher.run(self) or self._go_on()
+        return self._run(self._is_crowded()) or self._go_on()
 
     def responded(self) -> None:
         """The response has been given to the socket or the outbox: go on."""
@@ -229,7 +220,7 @@ class Stream:
             if not self.due_tick:
                 self._server.loop.timers.schedule(self, self.deadline_ns)
             if self._server.leaving:
-                self._server.let_go(self)
+                self._server.departure.let_go(self)
         return False
 
     def expire(self) -> None:
@@ -317,6 +308,14 @@ class Stream:
         if self.mode or not self.connection.has_unread:
             return False
         return self.received(None)
+
+    def _run(self, crowded: bool) -> bool:
+        """Give the whole request to the application, now or when a thread is free."""
+        if crowded:
+            self._server.wait_for_thread(self)
+            return False
+        self.mode = RUNNING
+        return self._server.dispatcher.run(self)
 
     def _wait_for_more(self) -> None:
         connection = self.connection

@@ -19,7 +19,8 @@ import queue
 import threading
 from collections.abc import Callable
 
-Job = Callable[[], None]
+Job = Callable[[], object]
+"""Called without arguments; never raises, and what it returns is not looked at."""
 
 log = logging.getLogger("smart_http.worker")
 
@@ -62,17 +63,13 @@ class ThreadPool:
         with self.lock:
             self.busy += 1
             promised = self._promise_idle_thread()
-        if not promised:
-            self._start()
-        self._jobs.put(job)
+        self._hand_out(job, promised)
 
     def run_aside(self, job: Job) -> None:
         """Run `job` on a spare thread, counting it neither as busy nor against the limit."""
         with self.lock:
             promised = self._promise_idle_thread()
-        if not promised:
-            self._start()
-        self._jobs.put(job)
+        self._hand_out(job, promised)
 
     def ended(self) -> None:
         """The calling thread has ended a request. The lock is held.
@@ -108,6 +105,11 @@ class ThreadPool:
             alive = self.alive
         for _ in range(alive):
             self._jobs.put(None)
+
+    def _hand_out(self, job: Job, promised: bool) -> None:
+        if not promised:
+            self._start()
+        self._jobs.put(job)
 
     def _promise_idle_thread(self) -> bool:
         """Count one idle thread as taken. The lock is held."""

@@ -50,7 +50,7 @@ class Timers:
     def schedule(self, item: Timed, deadline_ns: int) -> None:
         """Give `item` a deadline; cheap when a look comes no later than that anyway."""
         item.deadline_ns = deadline_ns
-        tick = min(deadline_ns, self._clock_ns() + self._shortest_ns) // TICK_NS + 1
+        tick = self._tick_of(deadline_ns, self._clock_ns())
         if not item.due_tick or tick < item.due_tick:
             self.forget(item)
             self._put(item, tick)
@@ -75,9 +75,12 @@ class Timers:
                 if item.deadline_ns <= now_ns:
                     item.expire()
                 else:
-                    next_ns = min(item.deadline_ns, now_ns + self._shortest_ns)
-                    self._put(item, next_ns // TICK_NS + 1)
+                    self._put(item, self._tick_of(item.deadline_ns, now_ns))
         self.next_ns = self._ticks[0] * TICK_NS if self._ticks else NEVER_NS
+
+    def _tick_of(self, deadline_ns: int, now_ns: int) -> int:
+        """Return the bucket in which an item with this deadline is looked at again."""
+        return min(deadline_ns, now_ns + self._shortest_ns) // TICK_NS + 1
 
     def _put(self, item: Timed, tick: int) -> None:
         item.due_tick = tick
