@@ -108,18 +108,33 @@ def http_settings(options: loader.Options) -> httpcore_srv.HTTPSettings:
     """Return what a worker's HTTP side is told."""
     return httpcore_srv.HTTPSettings(
         limits=httpcore_srv.HTTPLimits(
+            max_request_line_bytes=options.max_request_line_bytes,
             max_header_bytes=options.max_header_bytes,
             max_headers=options.max_headers,
             max_body_bytes=options.max_body_bytes,
+            max_chunk_extension_bytes=options.max_chunk_extension_bytes,
+            max_trailer_bytes=options.max_trailer_bytes,
+            body_memory_bytes=options.body_buffer_bytes,
+            max_buffered_bytes=options.max_buffered_bytes,
+            max_connections=options.max_connections,
+            max_connections_per_address=options.max_connections_per_address,
+            refuse_underscores=options.refuse_underscores,
+            pass_connect=options.pass_connect,
         ),
         timeouts=httpcore_srv.HTTPTimeouts(
             header_s=options.header_timeout_s,
             body_s=options.body_timeout_s,
             write_s=options.write_timeout_s,
             keep_alive_s=options.keep_alive_s,
+            linger_s=options.linger_timeout_s,
+            min_rate=options.min_rate,
+            request_s=options.request_timeout_s,
+            queue_s=options.queue_timeout_s,
         ),
         min_threads=options.min_threads,
         max_threads=options.max_threads,
+        max_streams=options.max_streams,
+        temporary_directory=options.temporary_directory,
     )
 
 
@@ -134,6 +149,8 @@ def pool_settings(options: loader.Options) -> spm.SPMS:
         preload=options.preload,
         metrics_interval_s=options.metrics_interval_s,
         pid_file=options.pid_file,
+        incidents=tuple(incident.name.lower() for incident in httpcore_srv.Incident),
+        written_off_limit=max(1, options.max_threads // 4) if options.request_timeout_s else 0,
     )
 
 

@@ -3,6 +3,7 @@
 from httpcore_srv.access_log import open_access_log
 from httpcore_srv.errors import BindError
 from httpcore_srv.listener import Address, Listeners
+from httpcore_srv.ports import Incident
 from httpcore_srv.request_parser import HTTPRequest
 from httpcore_srv.server import HTTPServer
 from httpcore_srv.settings import HTTPLimits, HTTPSettings, HTTPTimeouts
@@ -18,6 +19,7 @@ __all__ = [
     "HTTPServer",
     "HTTPSettings",
     "HTTPTimeouts",
+    "Incident",
     "Listeners",
     "ThreadPool",
     "WSGIHandler",

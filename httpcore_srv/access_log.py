@@ -11,7 +11,6 @@ from typing import Final
 
 from httpcore_srv.errors import BindError
 from httpcore_srv.messages import RequestHead
-from httpcore_srv.wsgi import Exchange
 
 log = logging.getLogger("smart_http.worker")
 
@@ -64,13 +63,13 @@ class AccessLog:
         self._stamp_s = 0
         self._failing = False
 
-    def record(self, peer: str, request: RequestHead, exchange: Exchange) -> None:
-        """Note one request that was answered."""
+    def record(self, peer: str, request: RequestHead, status: str, sent: int) -> None:
+        """Note one request that was answered: with which status line, and bytes of content."""
         fields = request.fields.environ
         self._lines.append(
             f"{peer or '-'} - - [{self._time()}] "
             f'"{_safe(request.method)} {_safe(request.target)} HTTP/1.{request.minor}" '
-            f"{exchange.status[:3]} {exchange.sent} "
+            f"{status[:3]} {sent} "
             f'"{_safe(fields.get("HTTP_REFERER", "-"))}" '
             f'"{_safe(fields.get("HTTP_USER_AGENT", "-"))}"\n'
         )

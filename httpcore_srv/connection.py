@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import enum
 import io
-from collections.abc import Callable, Mapping
-from typing import IO, Final
+from collections.abc import Mapping
+from typing import IO, Final, Protocol
 
 from httpcore_srv.errors import ProtocolError
 from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, RequestHead, Signal
@@ -99,20 +99,40 @@ def close_body(body: IO[bytes]) -> None:
         return
 
 
+class Store(Protocol):
+    """The memory that all connections of a worker share, and files for the rest."""
+
+    def take(self, size: int) -> bool:
+        """Reserve memory; False if that would be more than there is."""
+
+    def give(self, size: int) -> None:
+        """Return what was taken."""
+
+    def open_file(self) -> IO[bytes]:
+        """Make a temporary file. Raises: OSError."""
+
+    def full(self) -> ProtocolError:
+        """Return what to tell a client whose request has no room in memory."""
+
+    def failed(self, what: str, error: OSError) -> ProtocolError:
+        """Log that a file could not be made or written; return what to tell the client."""
+
+
 class Connection:
     """One client's requests, one after the other.
 
     limits: what a client may send.
-    open_spool: makes the file in which a body above `body_memory_bytes` waits.
+    store: where a body waits until it is whole, and requests until there is a thread.
     """
 
     __slots__ = (
         "_body",
         "_body_bytes",
         "_head",
+        "_held",
         "_limits",
-        "_open_spool",
         "_parser",
+        "_store",
         "body_length",
         "has_unread",
         "head_just_began",
@@ -120,7 +140,7 @@ class Connection:
         "wants_continue",
     )
 
-    def __init__(self, limits: HTTPLimits, open_spool: Callable[[], IO[bytes]]) -> None:
+    def __init__(self, limits: HTTPLimits, store: Store) -> None:
         self.state = AWAITING_HEAD
         self.wants_continue = False  # the client waits for a 100 before it sends its body
         # Something has been received beyond the request handed out last.
@@ -128,7 +148,8 @@ class Connection:
         self.head_just_began = False  # the bytes received last were the first of a head
         self.body_length = 0  # of the request handed out last
         self._limits = limits
-        self._open_spool = open_spool
+        self._store = store
+        self._held = 0  # bytes of memory reserved for what waits here
         self._parser = HTTPRequest(limits)
         self._head: RequestHead | None = None  # whose body is being received
         self._body_bytes = 0
@@ -143,8 +164,7 @@ class Connection:
         """Take in what has come; return the next request if it is here whole.
 
         Raises: ProtocolError; the connection is CLOSING then and one error
-            response is the only thing that may follow. OSError if a large body
-            cannot be written to its spool file.
+            response is the only thing that may follow.
         """
         self._parser.receive_data(data)
         return self.next_request()
@@ -162,9 +182,12 @@ class Connection:
                     self.has_unread = self._parser.in_head
                     self.head_just_began = self.has_unread and self.state is AWAITING_HEAD
                     if self.has_unread:
+                        self.hold()
                         self._move(PART_OF_HEAD)
                     return None
                 assert isinstance(message, RequestHead)
+                if self._held:
+                    self.release()
                 if not message.has_body:
                     self.body_length = 0
                     self.has_unread = not self._parser.at_boundary
@@ -175,13 +198,44 @@ class Connection:
                 self.wants_continue = message.fields.expects_continue
                 self._move(HEAD_WITH_BODY)
             return self._receive_body(head)
-        except (ProtocolError, OSError):
-            self._move(FAULT)
-            self._drop_body()
+        except ProtocolError:
+            self.fault()
             raise
+
+    @property
+    def received_bytes(self) -> int:
+        """How much of the body has come that is being received."""
+        return self._body_bytes
+
+    def hold(self) -> None:
+        """Account for the memory of what has to wait here, for more bytes or for a thread.
+
+        Raises: ProtocolError (503) if there is no room for it.
+        """
+        while True:
+            size = self._parser.unparsed_bytes
+            body = self._body
+            if isinstance(body, io.BytesIO):
+                size += body.getbuffer().nbytes
+            growth = size - self._held
+            if growth <= 0 or self._store.take(growth):
+                break
+            if not isinstance(body, io.BytesIO):
+                raise self._store.full()
+            self._spool(body)
+        if growth < 0:
+            self._store.give(-growth)
+        self._held = size
+
+    def release(self) -> None:
+        """It need not wait any longer. Whatever the memory is used for, it is soon free."""
+        if self._held:
+            self._store.give(self._held)
+            self._held = 0
 
     def take_body(self) -> IO[bytes]:
         """Return the content of the request handed out last, at its beginning. Once."""
+        self.release()
         body, self._body = self._body, None
         if body is None:
             return io.BytesIO()
@@ -195,6 +249,7 @@ class Connection:
     def done_and_closed(self) -> None:
         """The response is on its way, and was the last."""
         self._move(DONE_CLOSE)
+        self._drop_body()
 
     def fault(self) -> None:
         """The connection is at its end for a reason of its owner's (a timeout, a limit)."""
@@ -222,11 +277,12 @@ class Connection:
                 continue
             assert isinstance(message, Signal)
             if message is not END_OF_MESSAGE:
+                self.hold()
                 return None
             self._head = None
             self.wants_continue = False
             if self._body is not None:
-                self._body.flush()  # here, where a full disk is still a 503
+                self._flush(self._body)
             self.body_length, self._body_bytes = self._body_bytes, 0
             self.has_unread = not self._parser.at_boundary
             self._move(REQUEST)
@@ -241,12 +297,33 @@ class Connection:
             body = self._body = io.BytesIO(piece)  # shares the bytes as long as they are all
             body.seek(0, io.SEEK_END)
         else:
-            body.write(piece)
+            self._write(body, piece)
         if self._body_bytes > self._limits.body_memory_bytes and isinstance(body, io.BytesIO):
-            self._body = self._open_spool()
-            self._body.write(body.getbuffer())
+            self._spool(body)
+
+    def _spool(self, body: io.BytesIO) -> None:
+        """Move the body on from memory to a file."""
+        try:
+            self._body = file = self._store.open_file()
+        except OSError as error:
+            raise self._store.failed("a request body", error) from None
+        self._write(file, body.getbuffer())
+
+    def _write(self, body: IO[bytes], piece: bytes | memoryview) -> None:
+        try:
+            body.write(piece)
+        except OSError as error:
+            raise self._store.failed("a request body", error) from None
+
+    def _flush(self, body: IO[bytes]) -> None:
+        """Here, where a full disk can still be answered."""
+        try:
+            body.flush()
+        except OSError as error:
+            raise self._store.failed("a request body", error) from None
 
     def _drop_body(self) -> None:
+        self.release()
         body, self._body = self._body, None
         if body is not None:
             close_body(body)

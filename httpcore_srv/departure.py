@@ -131,7 +131,7 @@ class Departure:
 
     def _last_look(self) -> bool:
         server = self._server
-        lost = server.accept_all() if self._order is Order.STOP else False
+        lost = server.door.accept_all() if self._order is Order.STOP else False
         lost = lost or server.take_parcels(sys.maxsize)
         if lost:
             return True
@@ -141,7 +141,7 @@ class Departure:
         if server.streams or server.pool.busy:
             server.slot.draining()
             return False
-        server.stop_listening()
+        server.door.stop_listening()
         server.loop.stop()
         return False
 

@@ -6,12 +6,14 @@ thread. If the sentinel took the baton meanwhile, the application was not quick:
 from then on requests go through the pool's queue, until 256 of them in a row
 took less than a millisecond.
 
-Both ways run the same `Stream.respond`.
+Both ways run the same `Stream.respond`. A thread that has to wait for its client while
+it leads gives the baton away by itself, and is one of the pool's from then on.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -38,6 +40,20 @@ class Job(Protocol):
     def hand_back(self) -> None:
         """Give the connection back to the leader, from a thread that does not lead."""
 
+    def revoke(self) -> bool:
+        """Keep the thread from responding; False if it has begun to. The leader."""
+
+
+class Run:
+    """A request that a thread of the pool runs. Guarded by the pool's lock."""
+
+    __slots__ = ("aside", "began_ns", "thread")
+
+    def __init__(self, began_ns: int, thread: int) -> None:
+        self.began_ns = began_ns
+        self.thread = thread  # as threading.get_ident() says it
+        self.aside = False  # it counts as a stream, not as busy
+
 
 class Dispatcher:
     """Runs requests and keeps count of them.
@@ -55,6 +71,7 @@ class Dispatcher:
         lead: Callable[[], object],
     ) -> None:
         self.inline = True
+        self._loop = loop
         self._pool = pool
         self._slot = slot
         self._store_begun = slot.begun
@@ -68,7 +85,10 @@ class Dispatcher:
         self._begun = 0
         self._ended_inline = 0
         self.durations_ns: list[int] = []  # of inline requests, since the last `flush`
-        # Guarded by the pool's lock:
+        # Guarded by the pool's lock, but for additions by `_serve`:
+        self.running: dict[Job, Run] = {}  # what pool threads run
+        self._written_off: set[Job] = set()  # whose threads are stuck
+        self._uncounted: set[Job] = set()  # whose baton the sentinel took, and is about to count
         self._ended_pooled = 0
         self._errors = 0
         self._quick = 0
@@ -99,11 +119,8 @@ class Dispatcher:
             # here now, and taking that would make two threads lead by turns.
             self._baton.remove(stream)
         except ValueError:
-            # The sentinel was here: this is a pool thread now, like any other, and was
-            # counted as busy when the baton went.
-            self._end_pooled(self._clock_ns() - start_ns, failed)
-            stream.hand_back()
-            self._on_freed()
+            # The sentinel was here, or this thread itself: it is one of the pool's now.
+            self._end_pooled(stream, self._clock_ns() - start_ns, failed)
             return True
         self._ended_inline += 1
         self._store_ended(self._ended_inline)
@@ -120,48 +137,132 @@ class Dispatcher:
             self._slot.timed(self.durations_ns)
             self.durations_ns.clear()
 
+    # -- threads that are not simply busy -----------------------------------------------
+
+    def wait_aside(self, stream: Job) -> bool:
+        """The calling thread, which runs `stream`, must wait for its client.
+
+        It does not lead any more and counts as a stream. False: there are too many of
+        these; then it counts as busy.
+        """
+        try:
+            self._baton.remove(stream)
+        except ValueError:
+            demoted = False
+        else:
+            # It led. The client is slow and not the application: stay inline.
+            demoted = True
+        pool = self._pool
+        with pool.lock:
+            if demoted:
+                pool.busy += 1
+            run = self.running.get(stream)
+            if run is None:
+                # It led until now, or until the sentinel came, who has yet to count it.
+                run = self.running[stream] = Run(self.sentinel.since_ns, threading.get_ident())
+                if not demoted:
+                    self._uncounted.add(stream)
+            aside = run.aside or pool.step_aside()
+            run.aside = aside
+            self._slot.busy(max(0, pool.busy))
+        if demoted:
+            pool.run_aside(self._lead)
+        self._on_freed()
+        return aside
+
+    def move_aside(self, stream: Job) -> None:
+        """Count the thread that runs `stream` as a stream, if it still runs it. The leader."""
+        with self._pool.lock:
+            run = self.running.get(stream)
+            if run is not None and not run.aside:
+                run.aside = self._pool.step_aside()
+                self._slot.busy(max(0, self._pool.busy))
+        self._on_freed()
+
+    def write_off(self, stream: Job) -> bool:
+        """Take the connection from its thread, which is stuck. The leader, who owns it then.
+
+        False: the thread has begun to respond, or has ended.
+        """
+        pool = self._pool
+        with pool.lock:
+            run = self.running.get(stream)
+            # In this order, under the lock that a thread needs to end: either it finds that
+            # it was written off, or we find that it has begun.
+            if run is None or run.aside or not stream.revoke():
+                return False
+            del self.running[stream]
+            self._written_off.add(stream)
+            pool.write_off()
+            self._count_pooled(self._clock_ns() - run.began_ns, failed=True)
+        self._on_freed()
+        return True
+
+    # -- the pool's threads -----------------------------------------------------------------
+
     def _serve(self, stream: Job) -> None:
         """Run one request on a pool thread."""
         start_ns = self._clock_ns()
+        self.running[stream] = Run(start_ns, threading.get_ident())
         failed = stream.respond()
-        self._end_pooled(self._clock_ns() - start_ns, failed)
-        # In this order: a thread that is free, and only then the connection and whatever
-        # waited for a thread. Otherwise a client's next request could find none.
-        stream.hand_back()
-        self._on_freed()
+        self._end_pooled(stream, self._clock_ns() - start_ns, failed)
 
-    def _end_pooled(self, duration_ns: int, failed: bool) -> None:
+    def _end_pooled(self, stream: Job, duration_ns: int, failed: bool) -> None:
         pool = self._pool
         with pool.lock:
-            pool.ended()
-            self._ended_pooled += 1
-            self._slot.ended_pooled(self._ended_pooled)
-            self._slot.timed((duration_ns,))
-            # Below zero for a moment if the sentinel has taken the baton and not counted yet.
-            self._slot.busy(max(0, pool.busy))
-            if failed:
-                self._count_error()
-            if duration_ns >= QUICK_NS:
+            run = self.running.pop(stream, None)
+            owned = stream not in self._written_off
+            if not owned:
+                self._written_off.discard(stream)
+                pool.came_back()
+            else:
+                if run is None:
+                    self._uncounted.add(stream)
+                if run is not None and run.aside:
+                    pool.stream_ended()
+                else:
+                    pool.ended()
+                self._count_pooled(duration_ns, failed)
+        if owned:
+            # In this order: a thread that is free, and only then the connection and whatever
+            # waited for a thread. Otherwise a client's next request could find none.
+            stream.hand_back()
+        self._on_freed()
+
+    def _count_pooled(self, duration_ns: int, failed: bool) -> None:
+        """Count a request that a pool thread ended. The pool's lock is held."""
+        self._ended_pooled += 1
+        self._slot.ended_pooled(self._ended_pooled)
+        self._slot.timed((duration_ns,))
+        # Below zero for a moment if the sentinel has taken the baton and not counted yet.
+        self._slot.busy(max(0, self._pool.busy))
+        if failed:
+            self._count_error()
+        if duration_ns >= QUICK_NS:
+            self._quick = 0
+        elif not self.inline:
+            self._quick += 1
+            if self._quick >= QUICK_RUN:
                 self._quick = 0
-            elif not self.inline:
-                self._quick += 1
-                if self._quick >= QUICK_RUN:
-                    self._quick = 0
-                    self.inline = True
+                self.inline = True
 
     def _count_error(self) -> None:
         """The application failed a request. The pool's lock is held."""
         self._errors += 1
         self._slot.failed(self._errors)
 
-    def _baton_taken(self) -> None:
-        """The sentinel's thread holds the baton: count the stuck call, have another lead."""
+    def _baton_taken(self, stream: Job) -> None:
+        """The sentinel's thread holds the baton of `stream`: count it, have another lead."""
         self.inline = False
         pool = self._pool
         with pool.lock:
-            # The stuck thread may already have found the baton gone, ended its request and
-            # subtracted itself: then `busy` was one too low for a moment, never for long.
+            # The stuck thread may already have found the baton gone, ended its request or
+            # stepped aside, and subtracted itself: then `busy` was one too low for a moment.
             pool.busy += 1
+            if stream in self._uncounted:
+                self._uncounted.discard(stream)
+            else:
+                self.running[stream] = Run(self.sentinel.since_ns, self._loop.leader_ident)
             self._quick = 0
-            self._slot.busy(pool.busy)
+            self._slot.busy(max(0, pool.busy))
         pool.run_aside(self._lead)

@@ -65,6 +65,11 @@ class Environs:
         self._template = base
         self._template_of: RequestHead | None = None
 
+    def forget(self) -> None:
+        """The connection is closed: let go of what refers to it."""
+        self._base = self._template = {}
+        self._template_of = None
+
     def make(self, request: RequestHead) -> Environ:
         """Return the environ of a request, but for its content; it is the caller's.
 

@@ -13,13 +13,15 @@ class ProtocolError(Exception):
     status: the HTTP status code that says so to the peer.
     message: one line for the log. It never quotes field values: these may be
         secrets, and whoever sent them could forge log lines.
+    retry_after_s: when it may be worth to try again; 0: that is not said.
 
     After it the framing of the connection cannot be trusted any more: the only
     legal act is one error response, then close (RFC 9112 section 9.6).
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after_s: int = 0) -> None:
         super().__init__(message)
+        self.retry_after_s = retry_after_s
         self.status = status
         self.message = message
 

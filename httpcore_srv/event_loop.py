@@ -30,7 +30,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from httpcore_srv.timers import NEVER_NS, Timers
 
@@ -60,9 +60,10 @@ class EventLoop:
         self.now_ns = clock_ns()
         self.timers = Timers(clock_ns, shortest_timeout_ns)
         self.before_wait: Callable[[], None] = _nothing
-        self.baton: deque[object] = deque()  # holds one item, whoever's, while it is laid down
+        self.baton: deque[Any] = deque()  # holds one item, whoever's, while it is laid down
         self.running = True
         self.leader = 0  # native id of the thread that leads
+        self.leader_ident = 0  # the same as threading.get_ident() says it
         self.retry_s: float | None = None  # an upper bound of the next wait, seconds
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
@@ -109,6 +110,7 @@ class EventLoop:
         made because the sentinel took it on this thread's behalf.
         """
         self.leader = threading.get_native_id()
+        self.leader_ident = threading.get_ident()
         poll = self._epoll.poll
         find = self._handlers.get
         posted = self._posted

@@ -53,6 +53,8 @@ def parse_fields(raw: bytes, minor: int, limits: HTTPLimits) -> FieldBlock:
         raise ProtocolError(400, _what_is_wrong(text))
     if len(lines) > limits.max_headers:
         raise ProtocolError(431, f"more than {limits.max_headers} header fields")
+    if limits.refuse_underscores and any("_" in name for name, _ in lines):
+        raise ProtocolError(400, "a field name with an underscore")
     environ = _collect(lines, " \r\n" in text or "\t\r\n" in text)
 
     host = environ.get("HTTP_HOST")

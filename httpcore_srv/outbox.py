@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from httpcore_srv.errors import PeerGone
+from httpcore_srv.pace import due_ns
+from httpcore_srv.store import Store
+from httpcore_srv.wire import unread_by_peer
 
 SENDFILE_BYTES: Final = 1 << 20  # one sendfile(2), so that a fast client cannot hold the loop
+CROWDED_NS: Final = 1_000_000_000  # what a reader may rest while all stream lanes are taken
 DONTWAIT: Final = socket.MSG_DONTWAIT
 
 
@@ -25,39 +32,64 @@ class FileRange:
         self.count = count
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is the same for all outboxes of a worker.
+
+    write_ns: how long a client may take nothing. min_rate: what it must take on the
+    average after that, bytes per second.
+    """
+
+    write_ns: int
+    min_rate: int
+    store: Store
+    clock_ns: Callable[[], int]
+
+
 class Outbox:
     """The way out of one socket: bytes and parts of files, in order. A `wsgi.Sink`.
 
     sock: in blocking mode or not; we never let it block.
-    write_s: how long a client may take nothing, in seconds.
+    step_aside: called by the running thread before it waits for the client; False if it
+        must not wait for long.
     Belongs to whoever owns its stream.
     """
 
-    __slots__ = ("_send", "_sock", "_write_s", "cut_short", "items")
+    __slots__ = (
+        "_began_ns",
+        "_given",
+        "_held",
+        "_moved_ns",
+        "_send",
+        "_sock",
+        "_step_aside",
+        "_taken",
+        "_terms",
+        "cut_short",
+        "items",
+    )
 
-    def __init__(self, sock: socket.socket, write_s: float) -> None:
+    def __init__(self, sock: socket.socket, terms: Terms, step_aside: Callable[[], bool]) -> None:
         self.items: deque[memoryview | FileRange] = deque()
         self.cut_short = False  # a file turned out shorter than was promised
         self._sock = sock
         self._send = sock.send
-        self._write_s = write_s
+        self._terms = terms
+        self._step_aside = step_aside
+        self._held = 0  # bytes of memory reserved for `items`
+        # Of the wait that is under way, or was last:
+        self._began_ns = 0
+        self._moved_ns = 0  # when the client last took something
+        self._given = 0  # what the socket held when it began, and took since
+        self._taken = 0  # what the client took of that
 
     # -- the thread that runs a request ---------------------------------------------------
 
     def send(self, data: bytes) -> None:
         """Send a piece that others will follow; wait for a slow client. Raises: PeerGone."""
-        rest: bytes | memoryview = data
-        while True:
-            try:
-                sent = self._send(rest, DONTWAIT)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise PeerGone(str(error)) from None
-            if sent == len(rest):
-                return
-            rest = memoryview(rest)[sent:]
-            self._wait_until_writable()
+        sent = self._try(data)
+        if sent < len(data):
+            self._send_rest(memoryview(data)[sent:])
 
     def finish(self, data: bytes) -> None:
         """Send the last piece; leave to the leader what the socket does not take."""
@@ -70,17 +102,18 @@ class Outbox:
         except OSError as error:
             raise PeerGone(str(error)) from None
         if sent < len(data):
-            self.items.append(memoryview(data)[sent:])
+            self._keep(memoryview(data)[sent:])
 
     def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:
         """Send `data` and a part of a file, by sendfile(2) and from the leader's thread."""
-        # sendfile(2) has no MSG_DONTWAIT; accepted sockets are in blocking mode otherwise.
-        self._sock.setblocking(False)
         self.items.append(memoryview(data))
-        if count:
-            self.items.append(FileRange(fd, offset, count))
-        else:
-            os.close(fd)
+        self._append_file(fd, offset, count)
+
+    def hint(self, data: bytes) -> None:
+        """Send an interim response, or drop it if the socket takes none of it now."""
+        sent = self._try(data)
+        if 0 < sent < len(data):
+            self._send_rest(memoryview(data)[sent:])
 
     # -- the leader -----------------------------------------------------------------------
 
@@ -100,6 +133,7 @@ class Outbox:
                     return False
             except BlockingIOError:
                 return False
+        self._release()
         return True
 
     def clear(self) -> None:
@@ -108,11 +142,33 @@ class Outbox:
             if isinstance(item, FileRange):
                 os.close(item.fd)
         self.items.clear()
+        self._release()
+
+    def close(self) -> None:
+        """Drop everything; nothing will be sent any more."""
+        self.clear()
+        self._step_aside = _never  # or stream and outbox would keep each other alive
+
+    def begin_wait(self) -> None:
+        """The client is to take what the socket has not: time runs from now on."""
+        self._began_ns = self._moved_ns = self._terms.clock_ns()
+        self._given = unread_by_peer(self._sock)
+        self._taken = 0
+
+    def due_ns(self, patience_ns: int) -> int:
+        """Return when the client will have been too slow, by what it has taken until now."""
+        taken = self._given - unread_by_peer(self._sock)
+        if taken > self._taken:
+            self._taken = taken
+            self._moved_ns = self._terms.clock_ns()
+        min_rate = self._terms.min_rate
+        return due_ns(self._began_ns, self._moved_ns, taken, patience_ns, min_rate)
 
     def _send_bytes(self, data: memoryview) -> bool:
         # MSG_MORE: a head waits a moment for the file behind it, to share its packet.
         more = socket.MSG_MORE if len(self.items) > 1 else 0
         sent = self._send(data, DONTWAIT | more)
+        self._given += sent
         if sent < len(data):
             self.items[0] = data[sent:]
             return False
@@ -123,6 +179,7 @@ class Outbox:
         sent = os.sendfile(
             self._sock.fileno(), part.fd, part.offset, min(part.count, SENDFILE_BYTES)
         )
+        self._given += sent
         part.offset += sent
         part.count -= sent
         if part.count and sent:
@@ -132,8 +189,132 @@ class Outbox:
         self.cut_short = self.cut_short or part.count > 0
         return True
 
-    def _wait_until_writable(self) -> None:
-        poller = select.poll()
-        poller.register(self._sock, select.POLLOUT)
-        if not poller.poll(self._write_s * 1000):
-            raise PeerGone("the client took nothing of the response for too long")
+    # -- both -------------------------------------------------------------------------------
+
+    def _try(self, data: bytes | memoryview) -> int:
+        """Give the socket what it takes now; return how much that was. Raises: PeerGone."""
+        try:
+            return self._send(data, DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise PeerGone(str(error)) from None
+
+    def _send_rest(self, rest: memoryview) -> None:
+        """Wait for the client until it has taken the rest. Raises: PeerGone."""
+        terms = self._terms
+        patience_ns = terms.write_ns
+        if not self._step_aside():
+            # This thread counts as one of --max-threads all the while.
+            patience_ns = min(patience_ns, CROWDED_NS)
+        try:
+            self.begin_wait()
+            poller = select.poll()
+            poller.register(self._sock, select.POLLOUT)
+            while rest:
+                late_ns = terms.clock_ns() - self.due_ns(patience_ns)
+                if late_ns >= 0:
+                    raise PeerGone("the client takes the response too slowly")
+                poller.poll(-late_ns / 1e6 + 1)
+                sent = self._try(rest)
+                self._given += sent
+                rest = rest[sent:]
+        except (OSError, ValueError) as error:
+            # The leader has closed the socket, after this thread was written off.
+            raise PeerGone(str(error)) from None
+
+    def _keep(self, rest: memoryview) -> None:
+        """Leave `rest` to the leader: in memory, or in a file if there is no room."""
+        if self._terms.store.take(len(rest)):
+            self._held += len(rest)
+            self.items.append(rest)
+            return
+        try:
+            with self._terms.store.open_file() as file:
+                file.write(rest)
+                file.flush()
+                self._append_file(os.dup(file.fileno()), 0, len(rest))
+        except OSError as error:
+            self._terms.store.failed("a response", error)
+            raise PeerGone("no room for the rest of the response") from None
+
+    def _append_file(self, fd: int, offset: int, count: int) -> None:
+        if not count:
+            os.close(fd)
+            return
+        # sendfile(2) has no MSG_DONTWAIT; accepted sockets are in blocking mode otherwise.
+        self._sock.setblocking(False)
+        self.items.append(FileRange(fd, offset, count))
+
+    def _release(self) -> None:
+        if self._held:
+            self._terms.store.give(self._held)
+            self._held = 0
+
+
+class RevocableOutbox(Outbox):
+    """An outbox that the leader may take from a running thread that has sent nothing yet.
+
+    The lock is held while bytes go into the socket, never while the thread waits.
+    """
+
+    __slots__ = ("_begun", "_lock", "_revoked")
+
+    def __init__(self, sock: socket.socket, terms: Terms, step_aside: Callable[[], bool]) -> None:
+        super().__init__(sock, terms, step_aside)
+        self._lock = threading.Lock()
+        self._begun = False  # the response has begun
+        self._revoked = False
+
+    def renew(self) -> None:
+        """Another request begins. Its thread."""
+        self._begun = False
+
+    def revoke(self) -> bool:
+        """Take it from the running thread, whose every use fails from now on. The leader.
+
+        False: the response has begun, and the thread keeps it.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False  # it sends this very moment
+        try:
+            self._revoked = not self._begun
+            return self._revoked
+        finally:
+            self._lock.release()
+
+    def finish(self, data: bytes) -> None:
+        """Send the last piece, as `Outbox.finish`. Raises: PeerGone once revoked."""
+        with self._lock:
+            self._enter()
+            super().finish(data)
+
+    def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:
+        """Send data and file, as `Outbox.finish_file`. Raises: PeerGone once revoked."""
+        with self._lock:
+            try:
+                self._enter()
+            except PeerGone:
+                os.close(fd)
+                raise
+            super().finish_file(data, fd, offset, count)
+
+    def hint(self, data: bytes) -> None:
+        """Send an interim response, as `Outbox.hint`; the response has not begun by it."""
+        begun = self._begun
+        super().hint(data)
+        self._begun = begun
+
+    def _try(self, data: bytes | memoryview) -> int:
+        with self._lock:
+            self._enter()
+            return super()._try(data)
+
+    def _enter(self) -> None:
+        if self._revoked:
+            raise PeerGone("the request took too long, its client has been answered")
+        self._begun = True
+
+
+def _never() -> bool:
+    return False

@@ -21,6 +21,40 @@ class Order(enum.IntEnum):
     NOW = 3  # leave at once; what is unfinished is lost
 
 
+class Incident(enum.IntEnum):
+    """What the readout counts besides requests; the values are places in the slot."""
+
+    BAD_REQUEST = 0  # 400, 417, 501, 505: not a request that we could serve
+    HEAD_TOO_LARGE = 1  # 414, 431
+    BODY_TOO_LARGE = 2  # 413
+    TOO_LATE = 3  # 408: head or body did not come in time
+    STALLED = 4  # the response was not taken in time, and cut
+    QUEUE_TIMEOUT = 5  # 503: no thread was free in time
+    REQUEST_TIMEOUT = 6  # 504: the application did not respond in time
+    TURNED_AWAY = 7  # 503: too many connections from one address
+    NO_ROOM = 8  # 503, 507: neither memory nor disk for a request
+    IDLE_CLOSED = 9  # an idle connection that made room for a new one
+    ACCEPT_PAUSED = 10  # no connection could be accepted for lack of descriptors or room
+    SPOOLED = 11  # a temporary file was made for a body or a response
+
+    @staticmethod
+    def of_status(status: int) -> Incident | None:
+        """Return what a refusal with this status is; None where its cause is counted."""
+        return _OF_STATUS.get(status)
+
+
+_OF_STATUS = {
+    400: Incident.BAD_REQUEST,
+    408: Incident.TOO_LATE,
+    413: Incident.BODY_TOO_LARGE,
+    414: Incident.HEAD_TOO_LARGE,
+    417: Incident.BAD_REQUEST,
+    431: Incident.HEAD_TOO_LARGE,
+    501: Incident.BAD_REQUEST,
+    505: Incident.BAD_REQUEST,
+}
+
+
 class Slot(Protocol):
     """This worker's row of the scoreboard. Only this process writes it.
 
@@ -58,9 +92,19 @@ class Slot(Protocol):
         """Store how many threads are in the application. Tally, or baton before a wait."""
 
     def publish(
-        self, beat_ns: int, busy: int, waiting: int, connections: int, threads: int
+        self,
+        beat_ns: int,
+        busy: int,
+        waiting: int,
+        connections: int,
+        threads: int,
+        streams: int,
+        written_off: int,
     ) -> None:
         """Store the gauges and the heartbeat (CLOCK_MONOTONIC, nanoseconds). Tally."""
+
+    def incident(self, incident: int, count: int) -> None:
+        """Store how often an `Incident` has happened. Tally."""
 
     def timed(self, durations_ns: Sequence[int]) -> None:
         """Add the service times of requests that ended to sum and histogram. Tally."""

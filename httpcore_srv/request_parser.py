@@ -343,7 +343,8 @@ def _make_head(line: RequestLine, fields: FieldBlock) -> RequestHead:
     """Put a judged request line and judged fields together."""
     method, target, path, query, minor, authority = line
     # RFC 9112, 9.3: `close` wins; else HTTP/1.1 persists and HTTP/1.0 does if asked.
-    keep_alive = not fields.close and (minor > 0 or fields.keep_alive)
+    # What comes after a CONNECT may be meant for the tunnel that there will not be.
+    keep_alive = not fields.close and (minor > 0 or fields.keep_alive) and method != "CONNECT"
     has_body = fields.chunked or bool(fields.content_length)
     return RequestHead(method, target, path, query, minor, authority, fields, keep_alive, has_body)
 
@@ -363,6 +364,10 @@ def _judge_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
     if len(raw) > limits.max_request_line_bytes:
         raise ProtocolError(414, f"request line above {limits.max_request_line_bytes} bytes")
     line = parse_request_line(raw)
+    if line[0] == "CONNECT":
+        if not limits.pass_connect:
+            raise ProtocolError(501, "CONNECT")
+        return line  # not remembered, for others may have other limits
     if len(raw) <= _MAX_REMEMBERED_LINE_BYTES:
         if len(_known_lines) >= _MAX_REMEMBERED_LINES:
             _known_lines.clear()
@@ -373,8 +378,8 @@ def _judge_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
 def parse_request_line(raw: bytes) -> RequestLine:
     """Parse a request line without its CRLF (RFC 9112 section 3).
 
-    Raises: ProtocolError: 501 for CONNECT and for an overlong method, 505 for another major
-        version, 400 for all else.
+    Raises: ProtocolError: 501 for an overlong method, 505 for another major version, 400 for
+        all else.
     """
     text = raw.decode("latin-1")
     match = ORIGIN_REQUEST_LINE.fullmatch(text)
@@ -403,7 +408,7 @@ def _parse_rare_line(text: str) -> RequestLine:
     minor_number = min(int(minor), 1)
     if method == "CONNECT":
         if AUTHORITY_FORM.fullmatch(target):
-            raise ProtocolError(501, "CONNECT")
+            return method, target, "", "", minor_number, None
         raise ProtocolError(400, "CONNECT without host:port")
     if target == "*" and method == "OPTIONS":
         return method, target, "", "", minor_number, None

@@ -174,6 +174,24 @@ def _encode_new_head(
     return b"".join(lines), framing, length, keep_alive
 
 
+def encode_interim(status: int, headers: Sequence[tuple[str, str]]) -> bytes:
+    """Encode an interim response (RFC 9110 section 15.2): a head, and nothing after it.
+
+    Raises: AppError as `encode_head`, and for fields about content or the connection.
+    """
+    lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n".encode()]
+    for pair in headers:
+        try:
+            line = _lines.get(pair) or _encode_line(pair)
+        except (TypeError, ValueError):
+            raise AppError(f"a header must be a tuple (name, value), not {pair!r}") from None
+        if type(line) is not bytes:
+            raise AppError(f"header {pair[0]} has no place in an interim response")
+        lines.append(line)
+    lines.append(_END)
+    return b"".join(lines)
+
+
 def error_page(status: int, *, date: bytes, is_head: bool = False, extra: str = "") -> bytes:
     """Return a whole response of our own, after which the connection closes.
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 PERIOD_S: Final = 0.001  # between two looks, when a call is late or one was stuck lately
 CALM_PERIOD_S: Final = 0.008
@@ -43,16 +43,16 @@ class Sentinel:
     """Watches one baton.
 
     baton: the deque in which the leader lays it down.
-    on_taken: called on the sentinel's thread once it holds the baton; it must see to
-        it that another thread leads.
+    on_taken: called on the sentinel's thread once it holds the baton, with what lay
+        there; it must see to it that another thread leads.
     leader: the native id of the thread that leads.
     runnable: whether a thread could run if it had a core.
     """
 
     def __init__(
         self,
-        baton: deque[object],
-        on_taken: Callable[[], None],
+        baton: deque[Any],
+        on_taken: Callable[[Any], None],
         leader: Callable[[], int],
         clock_ns: Callable[[], int] = time.monotonic_ns,
         pause: Callable[[float], None] = time.sleep,
@@ -99,11 +99,11 @@ class Sentinel:
             # The call may have ended and the next begun since we looked. Then a young
             # call loses the baton: one needless switch, never a wrong one. Laying the
             # baton back here would be wrong: the leader may have found it gone already.
-            self._baton.pop()
+            taken = self._baton.pop()
         except IndexError:
             return False  # the leader was faster
         self._alert_until_ns = self._clock_ns() + ALERT_NS
-        self._on_taken()
+        self._on_taken(taken)
         return True
 
     def pause_s(self) -> float:

@@ -48,8 +48,35 @@ class HTTPLimits:
     """Bodies above it wait in a temporary file. 512 KiB is waitress's
     inbuf_overflow; werkzeug spools forms at 500 KB."""
 
+    max_buffered_bytes: int = 1 << 27
+    """What all unfinished bodies and all unsent responses of one worker may take in
+    memory; what comes beyond waits in temporary files."""
+
+    max_connections: int = 10_000
+    """Open connections of one worker. At the limit those that have been idle longest make
+    room for new ones; if none is idle, no more are accepted."""
+
+    max_connections_per_address: int = 0
+    """Open connections of one worker from one address; beyond: 503. 0 sets no bound:
+    behind a proxy all come from one address."""
+
+    refuse_underscores: bool = False
+    """A field name with an underscore: refused with 400, not just left out."""
+
+    pass_connect: bool = False
+    """CONNECT: handed to the application, not answered 501."""
+
     def __post_init__(self) -> None:
-        _check(self, zero_allowed={"max_body_bytes", "max_chunk_extension_bytes"})
+        _check(
+            self,
+            zero_allowed={
+                "max_body_bytes",
+                "max_chunk_extension_bytes",
+                "max_connections_per_address",
+                "refuse_underscores",
+                "pass_connect",
+            },
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +106,20 @@ class HTTPTimeouts:
     response is not lost to a reset (RFC 9112 section 9.6). nginx: 5 between reads;
     gunicorn: 2."""
 
+    min_rate: int = 240
+    """Bytes per second that a client must send of a body, or take of a response, on the
+    average, once `body_s` or `write_s` have passed. 0: any progress will do. Kestrel's
+    MinRequestBodyDataRate: 240; Apache's mod_reqtimeout: 500."""
+
+    request_s: float = 0.0
+    """From the call of the application to the first byte of its response; then 504, and
+    the thread is written off. 0: for ever."""
+
+    queue_s: float = 0.0
+    """How long a request may wait for a thread; then 503. 0: for ever."""
+
     def __post_init__(self) -> None:
-        _check(self, zero_allowed={"keep_alive_s"})
+        _check(self, zero_allowed={"keep_alive_s", "min_rate", "request_s", "queue_s"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +138,22 @@ class HTTPSettings:
     max_threads: int = 16
     """Threads that run the application at the same time in one worker."""
 
+    max_streams: int = 256
+    """Threads beside these that wait for the readers of streamed responses."""
+
     thread_idle_s: float = 10.0
     """A thread above the minimum that had no work for this long ends."""
+
+    temporary_directory: str | None = None
+    """Where temporary files go; None: the system's place for them."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_threads <= self.max_threads:
             raise ValueError(
                 f"threads: need 1 <= min ({self.min_threads}) <= max ({self.max_threads})"
             )
+        if self.max_streams < 0:
+            raise ValueError(f"max_streams must not be below 0, but is {self.max_streams}")
         if self.thread_idle_s <= 0:
             raise ValueError(f"thread_idle_s must be above 0, not {self.thread_idle_s}")
 

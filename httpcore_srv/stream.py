@@ -1,33 +1,31 @@
 """Stream: one accepted socket with its Connection, its outbox and its deadline.
 
-Who may touch it
-----------------
-`mode` says who owns a stream. RUNNING: the thread that runs its request; the
-leader then does nothing but unregister a descriptor that keeps reporting events.
-Every other mode: the leader. Ownership changes hands in two places only:
-`Dispatcher.run` (leader -> running thread) and `hand_back` (running thread -> leader; inline,
-where both are one thread, `responded`).
-
-Only the leader closes, registers or unregisters the descriptor: a number closed
-by another thread could be given to a new connection under the loop's feet.
+Who may touch it is said in `mode.py`. Only the leader closes, registers or unregisters
+the descriptor: a number closed by another thread could be given to a new connection
+under the loop's feet.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
 import select
 import socket
+from collections.abc import Sequence
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Final
 
 from httpcore_srv.connection import Connection, State, close_body
 from httpcore_srv.environ import Environ, Environs
 from httpcore_srv.errors import PeerGone, ProtocolError
+from httpcore_srv.farewell import Farewell
 from httpcore_srv.messages import RequestHead
-from httpcore_srv.outbox import Outbox
+from httpcore_srv.mode import READING, RUNNING, Mode
+from httpcore_srv.outbox import RevocableOutbox
+from httpcore_srv.pace import due_ns
 from httpcore_srv.parcel import MAX_UNPARSED_BYTES, Parcel
+from httpcore_srv.ports import Incident
 from httpcore_srv.response_writer import error_page
+from httpcore_srv.wire import DONTWAIT, Wire
 from httpcore_srv.wsgi import Exchange
 
 if TYPE_CHECKING:
@@ -37,48 +35,29 @@ log = logging.getLogger("smart_http.worker")
 
 RECEIVE_BYTES: Final = 65536  # one recv(2); the largest head and many a body fit in it
 PIPELINE_RUN: Final = 64  # requests of one client in a row before the others have a turn
-LINGER_BYTES: Final = 1 << 20  # read and dropped after an error response, at most
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 EPOLLIN: Final = select.EPOLLIN
 EPOLLOUT: Final = select.EPOLLOUT
-DONTWAIT: Final = socket.MSG_DONTWAIT
 
 
-class Mode(enum.IntEnum):
-    """Who owns a stream and what its events mean."""
-
-    READING = 0  # the leader reads
-    RUNNING = 1  # a thread runs the request
-    WRITING = 2  # the leader drains the outbox
-    WAITING = 3  # for a free thread; unregistered
-    LINGERING = 4  # the last response is out; the leader reads and drops
-    CLOSED = 5
-
-
-READING: Final = Mode.READING
-RUNNING: Final = Mode.RUNNING
-
-
-class Stream:
+class Stream(Wire):
     """One client's socket."""
 
     __slots__ = (
+        "_body_began_ns",
         "_environs",
+        "_farewell",
         "_has_turn",
         "_keep_alive",
-        "_lingered",
-        "_mask",
         "_receive",
         "_request",
         "_send",
         "_server",
-        "_sock",
         "connection",
-        "deadline_ns",
-        "due_tick",
-        "fd",
+        "exchange",
         "hops",
+        "is_new",
         "listener",
         "mode",
         "outbox",
@@ -88,24 +67,26 @@ class Stream:
     def __init__(
         self, server: HTTPServer, sock: socket.socket, peer: str, listener: int, base: Environ
     ) -> None:
-        self.fd = sock.fileno()
+        super().__init__(server.loop, sock)
         self.peer = peer
         self.listener = listener
-        self.connection = Connection(server.settings.limits, server.open_spool)
+        self.connection = Connection(server.settings.limits, server.store)
         self.mode = READING
         self.hops = 0  # times handed on without a request served
-        self.deadline_ns = 0
-        self.due_tick = 0
+        self.is_new = True  # no request of it has been served yet, here
         self._server = server
-        self._sock = sock
         self._receive = sock.recv
         self._send = sock.send
-        self._mask = 0  # what the loop watches for; 0: not registered
-        self.outbox = Outbox(sock, server.settings.timeouts.write_s)
+        self.outbox = server.make_outbox(sock, self._step_aside)
+        self._body_began_ns = 0
         self._keep_alive = True
-        self._lingered = 0
+        self._farewell: Farewell | None = None
         self._has_turn = False  # it has waited for a thread, and one is free
         self._request: RequestHead | None = None
+        self.exchange: Exchange | None = None  # of the request that runs; any thread may look
+        base["wsgi.early_hints"] = self._early_hints
+        # The second name is for applications that come from waitress.
+        base["smart_http.client_gone"] = base["waitress.client_disconnected"] = self.peer_has_closed
         self._environs = Environs(base)
 
     # -- the leader ---------------------------------------------------------------------
@@ -152,11 +133,7 @@ class Stream:
             try:
                 request = connection.next_request() if data is None else connection.receive(data)
             except ProtocolError as error:
-                self._refuse(error)
-                return False
-            except OSError as error:
-                log.error("%s: cannot keep a request body: %s", self.peer or "unix", error)
-                self._refuse(ProtocolError(503, "no room for a request body"))
+                self.refuse(error)
                 return False
             if request is None:
                 self._wait_for_more()
@@ -171,7 +148,7 @@ class Stream:
         # Whoever pipelines without end goes to the end of the queue. Parked, so that
         # nothing more is read before what is here has been answered.
         self._has_turn = False
-        self._server.wait_for_turn(self)
+        self._server.line.wait_for_turn(self)
         return False
 
     def resume(self) -> bool:
@@ -180,16 +157,20 @@ class Stream:
             return False
         self.mode = READING
         self._has_turn = True
+        self.connection.release()
         if self._request is None:
             return self.received(None) if self.connection.has_unread else self.on_event(EPOLLIN)
         return self._run(self._is_crowded()) or self._go_on()
 
     def responded(self) -> None:
         """The response has been given to the socket or the outbox: go on."""
+        if self.exchange is not None:
+            self._conclude(self.exchange)
         if self.outbox.items:
             self.mode = Mode.WRITING
-            self._set_deadline(self._server.write_ns)
-            self._watch(EPOLLOUT)
+            self.outbox.begin_wait()
+            self.set_deadline(self._server.write_ns)
+            self.watch(EPOLLOUT)
             return
         if not self._keep_alive:
             self._finish()
@@ -216,7 +197,7 @@ class Stream:
         Posted by `hand_back`; by then the leader may long have gone on with the stream.
         """
         if self.mode is READING:
-            self._watch(EPOLLIN)
+            self.watch(EPOLLIN)
             if not self.due_tick:
                 self._server.loop.timers.schedule(self, self.deadline_ns)
             if self._server.leaving:
@@ -226,31 +207,35 @@ class Stream:
     def expire(self) -> None:
         """The deadline has passed. What that means depends on what was waited for."""
         mode = self.mode
-        if mode is RUNNING or mode is Mode.WAITING:
+        server = self._server
+        if mode is RUNNING or (mode is Mode.WAITING and not server.queue_ns):
             # The application's time is not the client's. Stay in the timers' care.
-            self._set_deadline(self._server.keep_alive_ns)
-        elif mode is READING and self.deadline_ns > self._server.loop.now_ns:
+            self.set_deadline(server.keep_alive_ns)
+        elif mode is Mode.WAITING:
+            server.line.leave(self)
+            server.count(Incident.QUEUE_TIMEOUT)
+            self.refuse(ProtocolError(503, "no thread was free in time", retry_after_s=1))
+        elif mode is READING and self.deadline_ns > server.loop.now_ns:
             # A thread has handed it back, with a new deadline, since the timers looked.
-            self._server.loop.timers.schedule(self, self.deadline_ns)
+            server.loop.timers.schedule(self, self.deadline_ns)
         elif mode is READING and not self.connection.at_rest:
-            self._refuse(ProtocolError(408, "the request did not come in time"))
+            self.refuse(ProtocolError(408, "the request did not come in time"))
         elif mode is READING or mode is Mode.LINGERING:
             self.close()
         elif mode is Mode.WRITING:
-            self._gone(PeerGone("the client took nothing of the response for too long"))
+            self._await_reader()
 
     def close(self) -> None:
         """Close the socket. Any mode but RUNNING."""
         if self.mode is Mode.CLOSED:
             return
         self.mode = Mode.CLOSED
-        self._unwatch()
-        self._server.loop.timers.forget(self)
-        self._server.streams.pop(self.fd, None)
-        self.outbox.clear()
+        self._server.forget(self)
+        self.outbox.close()
+        self._environs.forget()
         if self.connection.state is not State.CLOSING:
             self.connection.fault()  # drops a body, or a part of one
-        self._sock.close()
+        self.close_socket()
 
     @property
     def at_rest(self) -> bool:
@@ -262,7 +247,6 @@ class Stream:
         """Between two requests, or in the head of one: another process can go on with it."""
         return (
             self.mode in (READING, Mode.WAITING)
-            and self._request is None
             and self.connection.state <= State.RECEIVING_HEAD
             and self.connection.unparsed_bytes <= MAX_UNPARSED_BYTES
         )
@@ -279,10 +263,18 @@ class Stream:
         if self.mode is READING and self.connection.state is State.RECEIVING_HEAD:
             self._server.loop.timers.schedule(self, min(deadline_ns, self.deadline_ns))
 
-    def park(self) -> None:
-        """Wait for a free thread. Unregistered, or level-triggered events would spin."""
+    def park(self) -> bool:
+        """Wait for a free thread, unwatched. False: there is no room for what must wait."""
+        try:
+            self.connection.hold()
+        except ProtocolError as error:
+            self.refuse(error)
+            return False
         self.mode = Mode.WAITING
-        self._unwatch()
+        self.unwatch()
+        if self._server.queue_ns:
+            self.set_deadline(self._server.queue_ns)
+        return True
 
     def cut(self) -> None:
         """The worker ends at once: whoever runs this request finds its client gone.
@@ -290,18 +282,9 @@ class Stream:
         Not closed: the number is the running thread's to use until it hands back.
         """
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self.shut_down()
         except OSError as error:
             log.debug("%s: %s", self.peer, error)
-
-    def detach(self) -> None:
-        """Stop watching, before the descriptor is handed over."""
-        self._unwatch()
-
-    def attach(self) -> None:
-        """Nobody took it: watch again, unless it waits for a thread."""
-        if self.mode is READING:
-            self._watch(EPOLLIN)
 
     def _go_on(self) -> bool:
         """Take up what was pipelined. True: the baton was lost."""
@@ -312,7 +295,7 @@ class Stream:
     def _run(self, crowded: bool) -> bool:
         """Give the whole request to the application, now or when a thread is free."""
         if crowded:
-            self._server.wait_for_thread(self)
+            self._server.line.wait_for_thread(self)
             return False
         self.mode = RUNNING
         return self._server.dispatcher.run(self)
@@ -328,25 +311,46 @@ class Stream:
                 except OSError as error:
                     self._gone(error)
                     return
-            self._set_deadline(server.body_ns)
+            self._await_body()
         elif connection.state is State.RECEIVING_HEAD and connection.head_just_began:
             # Once per head: more bytes do not buy more time.
-            self._set_deadline(server.header_ns)
+            self.set_deadline(server.header_ns)
         self._has_turn = False
         self.idle()
+
+    def _await_body(self) -> None:
+        """Expect more of the body, in time and at a rate."""
+        server = self._server
+        now_ns = server.loop.now_ns
+        if not self._body_began_ns:
+            self._body_began_ns = now_ns
+        received = self.connection.received_bytes
+        patience_ns, min_rate = server.body_ns, server.settings.timeouts.min_rate
+        due = due_ns(self._body_began_ns, now_ns, received, patience_ns, min_rate)
+        server.loop.timers.schedule(self, due)
+
+    def _await_reader(self) -> None:
+        """Expect the client to take more of the response, in time and at a rate."""
+        server = self._server
+        due = self.outbox.due_ns(server.write_ns)
+        if due > server.loop.now_ns:
+            server.loop.timers.schedule(self, due)
+        else:
+            server.count(Incident.STALLED)
+            self._gone(PeerGone("the client takes the response too slowly"))
 
     def _on_event_out_of_turn(self, mask: int) -> bool:
         mode = self.mode
         if mode is RUNNING:
-            self._unwatch()
+            self.unwatch()
             # The thread sets `mode`, then reads `_mask`; we clear `_mask`, then read
             # `mode`. Whichever came first, one of us watches the descriptor again.
             if self.mode is READING:
-                self._watch(EPOLLIN)
+                self.watch(EPOLLIN)
         elif mode is Mode.WRITING:
             return self._drain()
-        elif mode is Mode.LINGERING:
-            self._linger()
+        elif self._farewell is not None and self._farewell.is_over():
+            self.close()
         return False
 
     def _wait_unread(self) -> None:
@@ -356,7 +360,7 @@ class Stream:
         looked at, for a client that has gone waits for nothing.
         """
         try:
-            if not self._receive(1, DONTWAIT | socket.MSG_PEEK):
+            if not self.has_unread():
                 self._end_of_file()
                 return
         except BlockingIOError:
@@ -365,7 +369,7 @@ class Stream:
         except OSError as error:
             self._gone(error)
             return
-        self._server.wait_for_thread(self)
+        self._server.line.wait_for_thread(self)
 
     def _end_of_file(self) -> None:
         # A half-closed client gets its answer: it is in mode RUNNING or WRITING until
@@ -378,14 +382,16 @@ class Stream:
         self._request = None
         self.close()
 
-    def _refuse(self, error: ProtocolError) -> None:
+    def refuse(self, error: ProtocolError) -> None:
         """Answer what is not a request, then close so that the answer can be read."""
         server = self._server
         if self.connection.state is not State.CLOSING:
             self.connection.fault()
         log.debug("%s: refused: %s", self.peer, error)
-        server.refused(self, error)
-        page = error_page(error.status, date=server.date)
+        server.refused(self.peer, self._request, error.status)
+        self._request = self.exchange = None
+        extra = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
+        page = error_page(error.status, date=server.date, extra=extra)
         try:
             self._send(page, DONTWAIT)  # a few hundred bytes: the socket takes all or nothing
         except OSError as gone:
@@ -397,9 +403,7 @@ class Stream:
         """The last response is out."""
         self.connection.done_and_closed()
         try:
-            unread = self.connection.has_unread or bool(
-                self._receive(1, DONTWAIT | socket.MSG_PEEK)
-            )
+            unread = self.connection.has_unread or self.has_unread()
         except OSError:  # EAGAIN: nothing has come; or the client is gone
             unread = False
         if unread:
@@ -409,31 +413,15 @@ class Stream:
             self.close()
 
     def _start_lingering(self) -> None:
-        """Half-close, then read until the client closes too (RFC 9112 section 9.6).
-
-        close() with unread bytes in the socket sends a reset, and a reset can overtake
-        the response in the client's kernel.
-        """
         self.mode = Mode.LINGERING
+        self._farewell = Farewell(self._receive)
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self.half_close()
         except OSError as error:
             self._gone(error)
             return
-        self._set_deadline(self._server.linger_ns)
-        self._watch(EPOLLIN)
-
-    def _linger(self) -> None:
-        try:
-            data = self._receive(RECEIVE_BYTES, DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._gone(error)
-            return
-        self._lingered += len(data)
-        if not data or self._lingered > LINGER_BYTES:
-            self.close()
+        self.set_deadline(self._server.linger_ns)
+        self.watch(EPOLLIN)
 
     def _drain(self) -> bool:
         """Send more of the outbox. True: the baton was lost (to a pipelined request)."""
@@ -443,29 +431,14 @@ class Stream:
             self._gone(error)
             return False
         if not emptied:
-            self._set_deadline(self._server.write_ns)  # the client took something
+            self._await_reader()
             return False
         self._keep_alive = self._keep_alive and not self.outbox.cut_short
         return self.after_response()
 
-    def _watch(self, mask: int) -> None:
-        if self._mask == mask:
-            return
-        loop = self._server.loop
-        if self._mask:
-            loop.modify(self.fd, mask)
-        else:
-            loop.register(self.fd, mask, self.on_event)
-        self._mask = mask
-
-    def _unwatch(self) -> None:
-        if self._mask:
-            self._mask = 0
-            self._server.loop.unregister(self.fd)
-
-    def _set_deadline(self, timeout_ns: int) -> None:
-        loop = self._server.loop
-        loop.timers.schedule(self, loop.now_ns + timeout_ns)
+    def revoke(self) -> bool:
+        """Keep the running thread from responding; False if it has begun to."""
+        return isinstance(self.outbox, RevocableOutbox) and self.outbox.revoke()
 
     # -- the thread that runs the request -------------------------------------------------
 
@@ -482,19 +455,21 @@ class Stream:
                 environ["CONTENT_LENGTH"] = str(self.connection.body_length)
         else:
             environ["wsgi.input"] = BytesIO()
-        exchange = Exchange(request, self.connection, self.outbox, server)
+        outbox = self.outbox
+        if server.request_ns and isinstance(outbox, RevocableOutbox):
+            outbox.renew()
+        exchange = self.exchange = Exchange(request, self.connection, outbox, server)
         server.handler.handle(environ, exchange)
-        self._keep_alive = exchange.keep_alive
-        self._request = None
         if body is not None:
             close_body(body)
-        if server.access_log is not None:
-            server.access_log.record(self.peer, request, exchange)
         return exchange.failed
 
     def hand_back(self) -> None:
         """Give the stream back to the leader. The last act of the running thread."""
         server = self._server
+        exchange = self.exchange
+        assert exchange is not None
+        self._conclude(exchange)
         self._has_turn = False
         if self.outbox.items or not self._keep_alive or self.connection.has_unread:
             # Still RUNNING, so nobody touches it before the leader makes this call.
@@ -508,3 +483,24 @@ class Stream:
         # cases it wrote first and read `mode` after, and we do the opposite.
         if not self._mask or server.leaving:
             server.loop.post(self.idle)
+
+    def _conclude(self, exchange: Exchange) -> None:
+        """Note how the request ended. Whoever owns the stream, once."""
+        self._keep_alive = exchange.keep_alive
+        access_log = self._server.access_log
+        if access_log is not None:
+            assert self._request is not None
+            access_log.record(self.peer, self._request, exchange.status, exchange.sent)
+        self._request = self.exchange = None
+        self._body_began_ns = 0
+        self.is_new = False
+
+    def _step_aside(self) -> bool:
+        """The running thread must wait for its client. False: not for long."""
+        return self._server.dispatcher.wait_aside(self)
+
+    def _early_hints(self, headers: Sequence[tuple[str, str]]) -> None:
+        """`wsgi.early_hints`: send a 103 before the response. The running thread."""
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.early_hints(headers)

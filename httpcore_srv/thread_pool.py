@@ -3,7 +3,9 @@
 One job queue. A job is a callable without arguments that never raises: either a
 connection's request or the loop itself, when a spare thread is asked to lead. Both end
 with the end of a request, and so with a call of `ended`. At most `max_threads` are in
-the application, and one more leads.
+the application, and one more leads. Beside them are those aside, which wait for the
+reader of a streamed response (`max_streams`), and those written off, of which nobody
+knows whether they will ever come back.
 
 Who owns what
 -------------
@@ -18,6 +20,8 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+
+from httpcore_srv.seldom import Seldom
 
 Job = Callable[[], object]
 """Called without arguments; never raises, and what it returns is not looked at."""
@@ -36,6 +40,7 @@ class ThreadPool:
     min_threads: spare threads that stay even when idle.
     max_threads: how many may be in the application at once.
     idle_s: seconds after which an idle thread above the minimum leaves.
+    max_streams: how many may be aside at once.
     start_thread: how a thread is started; a seam for tests.
     """
 
@@ -44,19 +49,25 @@ class ThreadPool:
         min_threads: int,
         max_threads: int,
         idle_s: float,
+        max_streams: int = 0,
         start_thread: Callable[[Callable[[], None], str], None] = start_daemon_thread,
     ) -> None:
         self.min_threads = min_threads
         self.max_threads = max_threads
+        self.max_streams = max_streams
         self.lock = threading.Lock()
         self.busy = 0  # threads in the application on behalf of the pool
+        self.streams = 0  # threads aside
+        self.written_off = 0
         self.idle = 0  # threads that wait in the queue and are not yet promised a job
         self.stranded = 0  # jobs for which no thread could be started
-        self.alive = 1  # all threads but the sentinel; the first one is the caller's
+        # All threads but the sentinel and those written off; the first one is the caller's.
+        self.alive = 1
         self._idle_s = idle_s
         self._start_thread = start_thread
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._serial = 0
+        self._seldom = Seldom()
 
     def submit(self, job: Job) -> None:
         """Run a request's `job` on a pool thread. The leader, after seeing a free thread."""
@@ -78,6 +89,34 @@ class ThreadPool:
         would make `submit` start another one for every moment of that kind.
         """
         self.busy -= 1
+        self.idle += 1
+
+    def step_aside(self) -> bool:
+        """A busy thread counts as aside from now on; False if too many do. The lock is held."""
+        if self.streams >= self.max_streams:
+            return False
+        self.busy -= 1
+        self.streams += 1
+        return True
+
+    def stream_ended(self) -> None:
+        """The calling thread, which was aside, has ended its request. The lock is held."""
+        self.streams -= 1
+        self.idle += 1
+
+    def write_off(self) -> None:
+        """A busy thread is stuck: count it no more, so that another takes its place.
+
+        The lock is held.
+        """
+        self.busy -= 1
+        self.alive -= 1
+        self.written_off += 1
+
+    def came_back(self) -> None:
+        """The calling thread was written off, and is not stuck any more. The lock is held."""
+        self.written_off -= 1
+        self.alive += 1
         self.idle += 1
 
     def serve(self, *, leave_when_idle: bool) -> None:
@@ -102,7 +141,7 @@ class ThreadPool:
     def close(self) -> None:
         """Let every thread that waits, now or later, leave. The last leader, once."""
         with self.lock:
-            alive = self.alive
+            alive = self.alive + self.written_off
         for _ in range(alive):
             self._jobs.put(None)
 
@@ -123,10 +162,11 @@ class ThreadPool:
         self._serial += 1
         try:
             self._start_thread(self._serve_new, f"smart-http-{self._serial}")
-        except RuntimeError:
+        except RuntimeError as error:
             # No more threads to be had (RLIMIT_NPROC, cgroup pids.max). The job stays in
             # the queue and the next thread that comes back takes it: late, not lost.
-            log.exception("cannot start another thread")
+            if self._seldom("threads"):
+                log.error("cannot start another thread (%d are there): %s", self.alive, error)
             # Hence the debt: that thread will count itself idle while it is not.
             with self.lock:
                 self.alive -= 1

@@ -18,7 +18,7 @@ from typing import Protocol, cast
 from httpcore_srv.environ import Environ, FileWrapper
 from httpcore_srv.errors import AppError, PeerGone
 from httpcore_srv.messages import RequestHead
-from httpcore_srv.response_writer import Framing, encode_head, error_page
+from httpcore_srv.response_writer import Framing, encode_head, encode_interim, error_page
 
 log = logging.getLogger("smart_http.app")
 
@@ -48,6 +48,12 @@ class Sink(Protocol):
         """Send a piece that others will follow; may wait for a slow client.
 
         Raises: PeerGone if the client is gone or has taken nothing for too long.
+        """
+
+    def hint(self, data: bytes) -> None:
+        """Send an interim response, or drop it if the client takes none of it now.
+
+        Raises: PeerGone.
         """
 
     def finish(self, data: bytes) -> None:
@@ -111,7 +117,40 @@ class Exchange:
         """The status line's code and phrase, '-' when no head was sent."""
         return self._status or "-"
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether content goes out piece by piece just now. Any thread may ask."""
+        return self._head_sent and not self._over
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the response will be a stream that never ends (server-sent events).
+
+        Asked while the application may still be computing the first event, so the
+        headers have not been checked yet. Any thread.
+        """
+        for pair in self._headers if self._status is not None else ():
+            if isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(i, str) for i in pair):
+                name, value = pair
+                if name.lower() == "content-type" and value.startswith("text/event-stream"):
+                    return True
+        return False
+
     # -- the application's side ---------------------------------------------------------
+
+    def early_hints(self, headers: Sequence[tuple[str, str]]) -> None:
+        """Send a 103 (RFC 8297) with these headers, before the response.
+
+        Does nothing for an HTTP/1.0 client (RFC 9110 section 15.2) and once the
+        response has begun. Raises: AppError for headers that cannot be.
+        """
+        data = encode_interim(103, headers)
+        if self._head_sent or not self._request.minor:
+            return
+        try:
+            self._sink.hint(data)
+        except PeerGone as error:
+            log.debug("%s: %s", self.what, error)  # as the response will find out
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
@@ -260,6 +299,8 @@ class Exchange:
         if self._status is None:
             raise AppError("the application sent content before it called start_response")
         request = self._request
+        if request.method == "CONNECT" and self._status.startswith("2"):
+            raise AppError("a 2xx to CONNECT begins a tunnel, and WSGI cannot carry one")
         head, self._framing, self._remaining, self.keep_alive = encode_head(
             self._status,
             self._headers,

@@ -175,6 +175,16 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         default_text=str(DEFAULT_MAX_THREADS),
     ),
     OptionSpec(
+        "max-streams",
+        "max_streams",
+        WORKERS,
+        "N",
+        values.count(0, _MOST_THREADS),
+        "256",
+        "Threads of each worker beside these, for responses that are streamed to slow readers"
+        " or for long.",
+    ),
+    OptionSpec(
         "keep-alive",
         "keep_alive_s",
         TIMEOUTS,
@@ -211,6 +221,46 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "How long a client may take nothing of its response.",
     ),
     OptionSpec(
+        "linger-timeout",
+        "linger_timeout_s",
+        TIMEOUTS,
+        "SECONDS",
+        values.seconds(0.1, _DAY_S),
+        "2",
+        "How long to go on reading after a last response, so that the client can read it.",
+    ),
+    OptionSpec(
+        "min-rate",
+        "min_rate",
+        TIMEOUTS,
+        "BYTES",
+        values.size(1, 1 << 30, zero="off"),
+        "240",
+        "What a client must send of a body, or take of a response, per second on the average,"
+        " once --body-timeout or --write-timeout have passed; 0 for any progress.",
+    ),
+    OptionSpec(
+        "request-timeout",
+        "request_timeout_s",
+        TIMEOUTS,
+        "SECONDS",
+        values.seconds(0.1, _DAY_S, zero="off"),
+        "0",
+        "How long the application may take to begin its response (504 beyond; the thread is"
+        " written off and replaced, its stack is logged).",
+        default_text="off",
+    ),
+    OptionSpec(
+        "queue-timeout",
+        "queue_timeout_s",
+        TIMEOUTS,
+        "SECONDS",
+        values.seconds(0.1, _DAY_S, zero="off"),
+        "0",
+        "How long a request may wait for a free thread (503 with Retry-After beyond).",
+        default_text="off",
+    ),
+    OptionSpec(
         "graceful-timeout",
         "graceful_timeout_s",
         TIMEOUTS,
@@ -229,6 +279,44 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "The largest request body (413 beyond); k, m, g are understood; 0 for no limit.",
     ),
     OptionSpec(
+        "body-buffer",
+        "body_buffer_bytes",
+        LIMITS,
+        "BYTES",
+        values.size(1, 1 << 30),
+        "512k",
+        "Request bodies above it wait in a temporary file.",
+    ),
+    OptionSpec(
+        "max-buffered",
+        "max_buffered_bytes",
+        LIMITS,
+        "BYTES",
+        values.size(1 << 16, 1 << 40),
+        "128m",
+        "Unfinished bodies and unsent responses of each worker in memory; beyond, they wait"
+        " in temporary files.",
+    ),
+    OptionSpec(
+        "temp-dir",
+        "temporary_directory",
+        LIMITS,
+        "DIR",
+        values.writable_directory,
+        "",
+        "Where temporary files go; they have no name there.",
+        default_text="the system's",
+    ),
+    OptionSpec(
+        "max-request-line",
+        "max_request_line_bytes",
+        LIMITS,
+        "BYTES",
+        values.size(64, 1 << 20),
+        "8190",
+        "The request line (414 beyond).",
+    ),
+    OptionSpec(
         "max-header-bytes",
         "max_header_bytes",
         LIMITS,
@@ -245,6 +333,64 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         values.count(1, 10_000),
         "100",
         "The most header fields in one request (431 beyond).",
+    ),
+    OptionSpec(
+        "max-trailer-bytes",
+        "max_trailer_bytes",
+        LIMITS,
+        "BYTES",
+        values.size(64, 1 << 20),
+        "8k",
+        "The trailer section of a chunked body (431 beyond).",
+    ),
+    OptionSpec(
+        "max-chunk-extension",
+        "max_chunk_extension_bytes",
+        LIMITS,
+        "BYTES",
+        values.size(1, 1 << 16, zero="none"),
+        "1k",
+        "The extensions of one chunk (400 beyond).",
+    ),
+    OptionSpec(
+        "max-connections",
+        "max_connections",
+        LIMITS,
+        "N",
+        values.count(1, 1_000_000),
+        "10000",
+        "Open connections of each worker; at the limit idle ones are closed, else none is"
+        " accepted.",
+    ),
+    OptionSpec(
+        "max-connections-per-address",
+        "max_connections_per_address",
+        LIMITS,
+        "N",
+        values.count(0, 1_000_000),
+        "0",
+        "Open connections of each worker from one address (503 beyond); not for use behind a"
+        " proxy.",
+        default_text="off",
+    ),
+    OptionSpec(
+        "underscore-headers",
+        "refuse_underscores",
+        LIMITS,
+        "drop|refuse",
+        values.choice({"drop": False, "refuse": True}),
+        "drop",
+        "Header fields whose names have an underscore, which a proxy may take for others:"
+        " left out, or the request refused (400).",
+    ),
+    OptionSpec(
+        "connect",
+        "pass_connect",
+        LIMITS,
+        "refuse|pass",
+        values.choice({"refuse": False, "pass": True}),
+        "refuse",
+        "CONNECT requests: refused (501), or passed to the application.",
     ),
     OptionSpec(
         "log-level",
@@ -307,6 +453,8 @@ class Options:
     directory: absolute; where the application is imported from.
     max_body_bytes: 0 for no limit.
     keep_alive_s: 0 for none. metrics_interval_s: 0 for no readout.
+    min_rate (bytes per second), request_timeout_s, queue_timeout_s: 0 for none.
+    temporary_directory: absolute path; None for the system's.
     access_log: absolute path, `-` for standard error, None for none.
     pid_file: absolute path or None.
     notices: lines to print on standard error before the server starts.
@@ -322,14 +470,29 @@ class Options:
     max_workers: int
     min_threads: int
     max_threads: int
+    max_streams: int
     keep_alive_s: float
     header_timeout_s: float
     body_timeout_s: float
     write_timeout_s: float
+    linger_timeout_s: float
+    min_rate: int
+    request_timeout_s: float
+    queue_timeout_s: float
     graceful_timeout_s: float
     max_body_bytes: int
+    body_buffer_bytes: int
+    max_buffered_bytes: int
+    temporary_directory: str | None
+    max_request_line_bytes: int
     max_header_bytes: int
     max_headers: int
+    max_trailer_bytes: int
+    max_chunk_extension_bytes: int
+    max_connections: int
+    max_connections_per_address: int
+    refuse_underscores: bool
+    pass_connect: bool
     log_level: str
     access_log: str | None
     pid_file: str | None

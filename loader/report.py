@@ -58,10 +58,12 @@ def _shown(spec: OptionSpec, options: Options) -> str:
         return spec.default_text
     if spec.field == "preload":
         return "no" if value else "yes"
+    if "|" in spec.metavar:
+        return next(word for word in spec.metavar.split("|") if spec.read(word) == value)
     if isinstance(value, tuple):
         return ", ".join(str(bind) for bind in value if isinstance(bind, TcpBind | UnixBind))
     if isinstance(value, float):
         return f"{value:g} s"
     if spec.metavar == "BYTES" and isinstance(value, int):
-        return show_size(value) if value else "0 (no limit)"
+        return show_size(value) if value else "0"
     return str(value)

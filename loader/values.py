@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 from .errors import UsageError
+
+Value = TypeVar("Value")
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
@@ -97,6 +99,18 @@ def switch_off(text: str) -> bool:
     return not switch(text)
 
 
+def choice(meanings: Mapping[str, Value]) -> Callable[[str], Value]:
+    """Return a reader of one word out of a few."""
+
+    def read(text: str) -> Value:
+        try:
+            return meanings[text.lower()]
+        except KeyError:
+            raise UsageError(f"no such choice; give {' or '.join(meanings)}") from None
+
+    return read
+
+
 def log_level(text: str) -> str:
     """Read the name of a log level, in any case."""
     level = text.lower()
@@ -111,7 +125,15 @@ def directory(text: str) -> str:
     if not os.path.exists(path):
         raise UsageError(f"there is no directory {path}")
     if not os.path.isdir(path):
-        raise UsageError(f"{path} is not a directory; give the one that holds the application")
+        raise UsageError(f"{path} is a file; give a directory")
+    return path
+
+
+def writable_directory(text: str) -> str:
+    """Read the name of a directory in which files can be made; return it absolute."""
+    path = directory(text)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be written to; give another, or change its permissions")
     return path
 
 

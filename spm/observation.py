@@ -19,7 +19,11 @@ class WorkerState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSeen:
-    """One worker at this look. cpu: share of a core it used lately."""
+    """One worker at this look.
+
+    cpu: share of a core it used lately. worn: it is to be replaced (too many of its
+    threads are stuck), so it counts as load and not as capacity.
+    """
 
     slot: int
     state: WorkerState
@@ -29,6 +33,7 @@ class WorkerSeen:
     connections: int = 0
     spawned_s: float = 0.0
     cpu: float = 0.0
+    worn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

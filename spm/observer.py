@@ -71,7 +71,7 @@ class Observer:
         if self._meter.is_due(now_ns):
             self._meter.add(self._snapshot(totals, now_ns))
         return Observation(
-            workers=tuple(handle.seen() for handle in self._fleet),
+            workers=tuple(handle.seen(self._settings.written_off_limit) for handle in self._fleet),
             generation=reload.generation,
             arrived=totals.begun + self.accept_queue,
             ended=totals.ended,
@@ -128,6 +128,8 @@ class Observer:
             wedged=counts["Wedged"],
             threads=sum(handle.row.threads for handle in handles),
             busy_threads=sum(handle.row.busy for handle in handles),
+            streams=sum(handle.row.streams for handle in handles),
+            written_off=sum(handle.row.written_off for handle in handles),
             connections=sum(handle.row.connections for handle in handles),
             requests=totals.ended,
             requests_per_s=round(self._meter.requests_per_s(now), 3),
@@ -138,6 +140,7 @@ class Observer:
             restarts=self._fleet.departed.restarts,
             lost=self._fleet.departed.lost,
             errors=totals.errors,
+            incidents=dict(zip(self._settings.incidents, totals.incidents, strict=False)),
             handed_over=totals.handed_out,
             generation=reload.generation,
             wanted=last.wanted if last else self._settings.min_workers,

@@ -93,13 +93,15 @@ class _Crew:
     starting: int
     ready: tuple[WorkerSeen, ...]
     revivable: tuple[int, ...]
+    worn: tuple[int, ...]
     waiting: int
     busy: int
     cpu: float  # of the ready ones, together
 
     @classmethod
     def of(cls, seen: Observation) -> _Crew:
-        current = [w for w in seen.workers if w.generation == seen.generation]
+        current = [w for w in seen.workers if w.generation == seen.generation and not w.worn]
+        worn = [w for w in seen.workers if w.worn and w.state is WorkerState.READY]
         ready = tuple(w for w in current if w.state is WorkerState.READY)
         # A starting worker counts as capacity: it was spawned for the very load we see
         # now. Otherwise every look would spawn again until it is up.
@@ -109,6 +111,7 @@ class _Crew:
             starting=starting,
             ready=ready,
             revivable=tuple(w.slot for w in current if w.state is WorkerState.DRAINING),
+            worn=tuple(w.slot for w in worn),
             waiting=seen.accept_queue + sum(w.waiting for w in seen.workers),
             busy=sum(w.busy for w in seen.workers),
             cpu=sum(w.cpu for w in ready),
@@ -139,6 +142,8 @@ def decide(seen: Observation, policy: Policy, now_s: float) -> Actions:
         return Actions(memory, give_up=True, wanted=wanted, demand=demand, why=why)
     if wanted > crew.live:
         return _grow(seen, crew, memory, policy, now_s, wanted, demand)
+    if crew.worn:
+        return _replace_worn(crew, memory, wanted, demand)
     return _shrink(seen, crew, memory, policy, now_s, wanted, demand, ceiling)
 
 
@@ -308,6 +313,13 @@ def _why_grow(seen: Observation, crew: _Crew, policy: Policy, wanted: int, deman
     if workers_for(demand, policy) > crew.live:
         return f"demand {demand:.1f} wants {wanted}, {crew.waiting} waiting"
     return f"CPU {crew.cpu:.2f} of {len(crew.ready)} workers wants {wanted}"
+
+
+def _replace_worn(crew: _Crew, memory: Memory, wanted: int, demand: float) -> Actions:
+    """Let a worker with stuck threads leave, now that there are enough without it."""
+    retire = crew.worn[:1] if crew.ready and not crew.starting else ()
+    why = "threads that are stuck; its replacement is ready" if retire else ""
+    return Actions(memory, retire=retire, wanted=wanted, demand=demand, why=why, pending=True)
 
 
 def _shrink(

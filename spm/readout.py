@@ -27,6 +27,8 @@ class WorkerLine:
     state: str
     busy: int
     threads: int
+    streams: int
+    written_off: int
     waiting: int
     connections: int
     requests: int
@@ -47,6 +49,8 @@ class WorkerLine:
             state=readable_state(handle),
             busy=row.busy,
             threads=row.threads,
+            streams=row.streams,
+            written_off=row.written_off,
             waiting=row.waiting,
             connections=row.connections,
             requests=handle.totals.ended,
@@ -65,6 +69,9 @@ class Readout:
     total: all workers, those still starting too; it is the sum of busy, idle,
     kill_pending, starting and wedged. lost: requests that died with their worker;
     restarts: workers that ended without having been told to, each of which is replaced.
+    streams: threads that wait for the reader of a streamed response; not among the busy.
+    written_off: threads that took too long and may never come back.
+    incidents: name -> how often, since the start.
     """
 
     total: int
@@ -75,6 +82,8 @@ class Readout:
     wedged: int
     threads: int
     busy_threads: int
+    streams: int
+    written_off: int
     connections: int
     requests: int
     requests_per_s: float
@@ -85,6 +94,7 @@ class Readout:
     restarts: int
     lost: int
     errors: int
+    incidents: Mapping[str, int]
     handed_over: int
     generation: int
     wanted: int
@@ -162,10 +172,13 @@ def _headline(values: Mapping[str, Any]) -> list[str]:
 def _numbers(values: Mapping[str, Any]) -> list[str]:
     starting = f"  Starting {values['starting']}" if values["starting"] else ""
     wedged = f"  Wedged {values['wedged']}" if values["wedged"] else ""
+    streams = f"{values['streams']} in streams, " if values["streams"] else ""
+    if values["written_off"]:
+        streams += f"{values['written_off']} written off, "
     return [
         f"Total {values['total']}  Busy {values['busy']}  Idle {values['idle']}  "
         f"KillPending {values['kill_pending']}{starting}{wedged}  (wanted {values['wanted']})",
-        f"threads      {values['busy_threads']} busy of {values['threads']}, "
+        f"threads      {values['busy_threads']} busy of {values['threads']}, {streams}"
         f"{values['connections']} connections, generation {values['generation']}",
         f"requests     {values['requests']} in all, {values['requests_per_s']:.1f}/s, "
         f"{values['waiting']} waiting, {values['accept_queue']} in the accept queue",
@@ -173,7 +186,16 @@ def _numbers(values: Mapping[str, Any]) -> list[str]:
         f"since start  {_times(values['since_start'])}",
         f"trouble      {values['restarts']} restarts, {values['lost']} lost requests, "
         f"{values['errors']} errors",
+        *_incidents(values["incidents"]),
     ]
+
+
+def _incidents(counts: Mapping[str, int]) -> list[str]:
+    """Return a line of what happened, if anything did."""
+    happened = ", ".join(
+        f"{name.replace('_', ' ')} {count}" for name, count in counts.items() if count
+    )
+    return [f"incidents    {happened}"] if happened else []
 
 
 def _times(times: Mapping[str, Any]) -> str:

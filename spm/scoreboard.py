@@ -4,6 +4,7 @@
     slot    words 0-7      manager  command, incarnation, pid, spawned, generation, ...
             words 8-31     worker   echo, state, heartbeat, gauges, counters
             words 32-137   worker   histogram of service times
+            words 144-159  worker   incidents: refusals, time-outs and the like
 
 Every word is eight aligned bytes and is stored by assigning to an item of
 `memoryview.cast("Q")`: one memcpy of eight bytes, one store instruction. Measured: no
@@ -54,6 +55,7 @@ BUSY: Final = 11
 WAITING: Final = 12
 CONNECTIONS: Final = 13
 THREADS: Final = 14
+STREAMS: Final = 15
 BEGUN: Final = 16
 ENDED_INLINE: Final = 17
 SERVICE: Final = 18
@@ -61,11 +63,14 @@ ACCEPTED: Final = 19
 HANDED_OUT: Final = 20
 HANDED_IN: Final = 21
 ENDED_POOLED: Final = 22  # a word of its own, for another thread writes it
+WRITTEN_OFF: Final = 23
 ERRORS: Final = 26
 HISTOGRAM: Final = 32
+INCIDENTS: Final = 144
+MAX_INCIDENTS: Final = 16
 
-# 18 cache lines of 64 bytes: two workers never write to one line.
-SLOT_WORDS: Final = 144
+# 20 cache lines of 64 bytes: two workers never write to one line.
+SLOT_WORDS: Final = 160
 
 # --- what the manager writes into COMMAND --------------------------------------
 FREE: Final = 0
@@ -103,6 +108,8 @@ class Row:
     waiting: int
     connections: int
     threads: int
+    streams: int
+    written_off: int
     begun: int
     ended: int
     service_ns: int
@@ -110,6 +117,7 @@ class Row:
     handed_out: int
     handed_in: int
     errors: int
+    incidents: tuple[int, ...]
 
     @property
     def started(self) -> bool:
@@ -180,6 +188,7 @@ class Scoreboard:
         """Read one slot. What a worker wrote is bounded, never trusted."""
         base = self.base(slot)
         w = self.words[base : base + HISTOGRAM].tolist()
+        incidents = self.words[base + INCIDENTS : base + INCIDENTS + MAX_INCIDENTS].tolist()
         return Row(
             command=w[COMMAND],
             incarnation=w[INCARNATION],
@@ -192,6 +201,8 @@ class Scoreboard:
             waiting=min(w[WAITING], GAUGE_LIMIT),
             connections=min(w[CONNECTIONS], GAUGE_LIMIT),
             threads=min(w[THREADS], GAUGE_LIMIT),
+            streams=min(w[STREAMS], GAUGE_LIMIT),
+            written_off=min(w[WRITTEN_OFF], GAUGE_LIMIT),
             begun=w[BEGUN],
             ended=w[ENDED_INLINE] + w[ENDED_POOLED],
             service_ns=w[SERVICE],
@@ -199,6 +210,7 @@ class Scoreboard:
             handed_out=w[HANDED_OUT],
             handed_in=w[HANDED_IN],
             errors=w[ERRORS],
+            incidents=tuple(incidents),
         )
 
     def histogram(self, slot: int) -> list[int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .errors import SettingsError
+from .scoreboard import MAX_INCIDENTS
 
 # A slot costs 1.1 KB of shared memory and, in every process, two descriptors; the
 # choice of a sibling looks at all slots (about 0.3 us each). Beyond this number both
@@ -31,6 +32,8 @@ class SPMS:
     wedged_kill_s: silent for this long, it gets SIGKILL; 0 is never.
     memory_limit_bytes: what all workers together may take (PSS); 0 is no limit.
     memory_reserve_bytes: with less than this available, nothing is spawned.
+    incidents: names of what workers count besides requests, in the order of their places.
+    written_off_limit: a worker with so many threads written off is replaced; 0 is never.
 
     Raises: SettingsError, in one line, if they contradict each other.
     """
@@ -50,6 +53,8 @@ class SPMS:
     wedged_kill_s: float = 60.0
     memory_limit_bytes: int = 0
     memory_reserve_bytes: int = 64 << 20
+    incidents: tuple[str, ...] = ()
+    written_off_limit: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -57,7 +62,10 @@ class SPMS:
         _check_range("threads", self.min_threads, self.max_threads, MAX_THREADS)
         for name in ("graceful_timeout_s", "kill_after_s", "boot_timeout_s", "heartbeat_stale_s"):
             _check_positive(name, getattr(self, name))
+        if len(self.incidents) > MAX_INCIDENTS:
+            raise SettingsError(f"{len(self.incidents)} incidents; places: {MAX_INCIDENTS}")
         for name in (
+            "written_off_limit",
             "metrics_interval_s",
             "wedged_kill_s",
             "memory_limit_bytes",

@@ -24,6 +24,8 @@ from .scoreboard import (
     HANDED_OUT,
     HISTOGRAM,
     INCARNATION,
+    INCIDENTS,
+    MAX_INCIDENTS,
     RUN,
     SERVICE,
     SHUTDOWN_NONE,
@@ -33,8 +35,10 @@ from .scoreboard import (
     STATE_DRAINING,
     STATE_EXITING,
     STATE_READY,
+    STREAMS,
     THREADS,
     WAITING,
+    WRITTEN_OFF,
     Scoreboard,
 )
 
@@ -124,7 +128,14 @@ class Slot:
         self._row[BUSY] = count
 
     def publish(
-        self, beat_ns: int, busy: int, waiting: int, connections: int, threads: int
+        self,
+        beat_ns: int,
+        busy: int,
+        waiting: int,
+        connections: int,
+        threads: int,
+        streams: int,
+        written_off: int,
     ) -> None:
         """Store the gauges and the heartbeat.
 
@@ -136,6 +147,8 @@ class Slot:
         row[WAITING] = waiting
         row[CONNECTIONS] = connections
         row[THREADS] = threads
+        row[STREAMS] = streams
+        row[WRITTEN_OFF] = written_off
         row[BEAT] = beat_ns
 
     def timed(self, durations_ns: Sequence[int]) -> None:
@@ -152,6 +165,12 @@ class Slot:
             row[HISTOGRAM + bucket] = histogram[bucket]
         self._service_ns += max(0, sum(durations_ns))
         row[SERVICE] = self._service_ns
+
+    def incident(self, incident: int, count: int) -> None:
+        """Store how often an incident has happened (its number is its place)."""
+        if not 0 <= incident < MAX_INCIDENTS:
+            raise IndexError(f"there is no place for incident {incident}")
+        self._row[INCIDENTS + incident] = count
 
     def moved(self, accepted: int, handed_out: int, handed_in: int) -> None:
         """Store how many connections were accepted, given to and got from siblings."""

@@ -19,6 +19,7 @@ from .histogram import BUCKETS, add
 from .observation import WorkerSeen, WorkerState
 from .scoreboard import (
     DRAIN,
+    MAX_INCIDENTS,
     NOW,
     STATE_DRAINING,
     STATE_EXITING,
@@ -47,6 +48,7 @@ class Totals:
     handed_out: int = 0
     handed_in: int = 0
     errors: int = 0
+    incidents: tuple[int, ...] = (0,) * MAX_INCIDENTS
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(
@@ -57,6 +59,7 @@ class Totals:
             self.handed_out + other.handed_out,
             self.handed_in + other.handed_in,
             self.errors + other.errors,
+            tuple(map(sum, zip(self.incidents, other.incidents, strict=True))),
         )
 
     @property
@@ -84,6 +87,10 @@ class Totals:
             handed_out=_credible(self.handed_out, row.handed_out, most),
             handed_in=_credible(self.handed_in, row.handed_in, most),
             errors=_credible(self.errors, row.errors, most),
+            incidents=tuple(
+                _credible(known, said, most)
+                for known, said in zip(self.incidents, row.incidents, strict=True)
+            ),
         )
 
 
@@ -191,8 +198,11 @@ class WorkerHandle:
             self.cpu = max(0.0, (cpu_ns - self.cpu_ns) / elapsed_ns)
         self.cpu_ns, self.cpu_looked_ns = cpu_ns, now_ns
 
-    def seen(self) -> WorkerSeen:
-        """Return what the policy is to know of it."""
+    def seen(self, written_off_limit: int) -> WorkerSeen:
+        """Return what the policy is to know of it.
+
+        written_off_limit: with so many threads written off it is worn; 0: never.
+        """
         return WorkerSeen(
             slot=self.slot,
             state=self.state,
@@ -202,6 +212,7 @@ class WorkerHandle:
             connections=self.row.connections,
             spawned_s=self.spawned_ns / 1e9,
             cpu=self.cpu,
+            worn=0 < written_off_limit <= self.row.written_off,
         )
 
 

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 
-from httpcore_srv.ports import Order
+from httpcore_srv.ports import Incident, Order
 
 BOUND_S = 20.0  # the longest that a test waits for anything
 WORD_LIMIT = 1 << 64  # a cell of the real scoreboard is an unsigned word of 8 bytes
@@ -43,6 +43,8 @@ class FakeSlot:
         self.states: list[str] = []
         self.begun_count = self.inline_count = self.pooled_count = self.errors = 0
         self.busy_count = self.waiting = self.connections = self.threads = 0
+        self.streams = self.written_off = 0
+        self.incidents: dict[str, int] = {}
         self.durations_ns: list[int] = []
         self.moves = (0, 0, 0)
 
@@ -87,7 +89,14 @@ class FakeSlot:
             self._written.notify_all()
 
     def publish(
-        self, beat_ns: int, busy: int, waiting: int, connections: int, threads: int
+        self,
+        beat_ns: int,
+        busy: int,
+        waiting: int,
+        connections: int,
+        threads: int,
+        streams: int,
+        written_off: int,
     ) -> None:
         _word(beat_ns)
         with self._written:
@@ -95,7 +104,14 @@ class FakeSlot:
             self.waiting = _word(waiting)
             self.connections = _word(connections)
             self.threads = _word(threads)
+            self.streams = _word(streams)
+            self.written_off = _word(written_off)
             self.rounds += 1
+            self._written.notify_all()
+
+    def incident(self, incident: int, count: int) -> None:
+        with self._written:
+            self.incidents[Incident(incident).name] = _word(count)
             self._written.notify_all()
 
     def timed(self, durations_ns: Sequence[int]) -> None:
