@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -85,6 +86,7 @@ class Dispatcher:
         self._begun = 0
         self._ended_inline = 0
         self.durations_ns: list[int] = []  # of inline requests, since the last `flush`
+        self._slow_ns = self._slow_cpu_ns = 0  # when the last slow one ended; the thread's CPU time
         # Guarded by the pool's lock, but for additions by `_serve`:
         self.running: dict[Job, Run] = {}  # what pool threads run
         self._written_off: set[Job] = set()  # whose threads are stuck
@@ -124,7 +126,10 @@ class Dispatcher:
             return True
         self._ended_inline += 1
         self._store_ended(self._ended_inline)
-        self.durations_ns.append(self._clock_ns() - start_ns)
+        duration_ns = self._clock_ns() - start_ns
+        self.durations_ns.append(duration_ns)
+        if duration_ns >= QUICK_NS:
+            self._slow_inline(start_ns + duration_ns)
         if failed:
             with self._pool.lock:
                 self._count_error()
@@ -136,6 +141,18 @@ class Dispatcher:
         if self.durations_ns:
             self._slot.timed(self.durations_ns)
             self.durations_ns.clear()
+
+    def _slow_inline(self, now_ns: int) -> None:
+        """A request was not quick, and ended before the sentinel had seen it twice.
+
+        If such requests mostly wait, the pool is the better bet; so the sentinel is to look
+        more often, and will catch one. If they compute, its looks would only cost time.
+        """
+        cpu_ns = time.thread_time_ns()
+        computed = 2 * (cpu_ns - self._slow_cpu_ns) > now_ns - self._slow_ns
+        self._slow_ns, self._slow_cpu_ns = now_ns, cpu_ns
+        if not computed:
+            self.sentinel.alert(now_ns)
 
     # -- threads that are not simply busy -----------------------------------------------
 

@@ -80,6 +80,10 @@ class Sentinel:
         """An inline call has begun and `asleep` was set. The leader."""
         self._alarm.set()
 
+    def alert(self, now_ns: int) -> None:
+        """Look every millisecond for the next second. The leader."""
+        self._alert_until_ns = now_ns + ALERT_NS
+
     def stop(self) -> None:
         """End the thread."""
         self._stopped = True
@@ -102,7 +106,7 @@ class Sentinel:
             taken = self._baton.pop()
         except IndexError:
             return False  # the leader was faster
-        self._alert_until_ns = self._clock_ns() + ALERT_NS
+        self.alert(self._clock_ns())
         self._on_taken(taken)
         return True
 

@@ -83,7 +83,7 @@ def read_request(cursor: Cursor, limits: HTTPLimits, transcript: Transcript) -> 
         if refused.status == 414 and " " not in cursor.data[begin : begin + looked_at]:
             raise Refused(400) from None
         raise
-    request = read_request_line(line)
+    request = read_request_line(line, limits)
     lines = []
     left = limits.max_header_bytes
     while line := cursor.line(left, 431):
@@ -104,7 +104,7 @@ def read_request(cursor: Cursor, limits: HTTPLimits, transcript: Transcript) -> 
     request.whole = True
 
 
-def read_request_line(line: str) -> Seen:
+def read_request_line(line: str, limits: HTTPLimits) -> Seen:
     words = line.split(" ")
     if len(words) != 3:
         raise Refused(400)
@@ -123,7 +123,11 @@ def read_request_line(line: str) -> Seen:
         raise Refused(505)
     minor = 0 if version[7] == "0" else 1
     if method == "CONNECT":
-        raise Refused(501 if is_host(target, port_needed=True) else 400)
+        if not is_host(target, port_needed=True):
+            raise Refused(400)
+        if not limits.pass_connect:
+            raise Refused(501)
+        return Seen(method, target, "", "", minor, None, False, False, {})
     path, query, authority = read_target(method, target)
     return Seen(method, target, path, query, minor, authority, False, False, {})
 
@@ -211,6 +215,8 @@ def read_fields(lines: list[str], request: Seen, limits: HTTPLimits) -> tuple[in
         fields.setdefault(name.lower(), []).append(value)
     if len(lines) > limits.max_headers:
         raise Refused(431)
+    if limits.refuse_underscores and any("_" in name for name in fields):
+        raise Refused(400)
     for single in ("host", "content-length", "content-type"):
         if len(fields.get(single, [])) > 1:
             raise Refused(400)
@@ -221,7 +227,11 @@ def read_fields(lines: list[str], request: Seen, limits: HTTPLimits) -> tuple[in
         raise Refused(400)
     length, chunked = read_framing(fields, request.minor, limits)
     options = read_list(fields.get("connection", []))
-    request.keep_alive = "close" not in options and (request.minor == 1 or "keep-alive" in options)
+    request.keep_alive = (
+        "close" not in options
+        and (request.minor == 1 or "keep-alive" in options)
+        and request.method != "CONNECT"  # what follows may be meant for the tunnel
+    )
     if request.minor == 1 and "expect" in fields:
         if set(read_list(fields["expect"])) != {"100-continue"}:
             raise Refused(417)

@@ -2,59 +2,44 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from httpcore_srv.settings import HTTPLimits
-from tests.corpus.reading import Seen, Transcript, cuttings, read
-
-CORPUS = Path(__file__).parents[2] / "corpus"
-
-
-def cases(kind: str) -> list[Any]:
-    return [
-        pytest.param(
-            path.read_bytes(), json.loads(path.with_suffix(".json").read_text()), id=path.stem
-        )
-        for path in sorted((CORPUS / kind).glob("*.http"))
-    ]
+from tests.corpus.cases import CORPUS, Case, invalid_cases, valid_cases
+from tests.corpus.reading import Transcript, cuttings, read
+from tests.corpus.reference import reference_read
 
 
-def limits_of(expected: dict[str, Any]) -> HTTPLimits:
-    return HTTPLimits(**expected.get("limits", {}))
+def name_of(case: Case) -> str:
+    return case.name
 
 
-def seen_of(request: dict[str, Any]) -> Seen:
-    defaults = {"authority": None, "expects_continue": False, "body": "", "whole": True}
-    given = {**defaults, **request}
-    given["body"] = given["body"].encode("latin-1")
-    return Seen(**given)
-
-
-@pytest.mark.parametrize(("data", "expected"), cases("valid"))
-def test_valid_bytes_become_the_expected_requests(data: bytes, expected: dict[str, Any]) -> None:
-    truncated = expected.get("ends") == "truncated"
+@pytest.mark.parametrize("case", valid_cases(), ids=name_of)
+def test_valid_bytes_become_the_expected_requests(case: Case) -> None:
     transcript = Transcript(
-        [seen_of(request) for request in expected["requests"]],
-        at_boundary=not truncated,
-        truncated=truncated,
+        list(case.requests), at_boundary=not case.truncated, truncated=case.truncated
     )
-    for pieces in cuttings(data):
-        assert read(pieces, limits_of(expected), end_of_file=True) == transcript, pieces
+    for pieces in cuttings(case.data):
+        assert read(pieces, case.limits, end_of_file=True) == transcript, pieces
 
 
-@pytest.mark.parametrize(("data", "expected"), cases("invalid"))
-def test_invalid_bytes_are_refused_with_the_expected_status(
-    data: bytes, expected: dict[str, Any]
-) -> None:
-    whole = read([data], limits_of(expected))
-    assert whole.status == expected["status"]
-    assert sum(request.whole for request in whole.requests) == expected.get("after", 0)
-    for pieces in cuttings(data):
-        assert read(pieces, limits_of(expected)) == whole, pieces
+@pytest.mark.parametrize("case", invalid_cases(), ids=name_of)
+def test_invalid_bytes_are_refused_with_the_expected_status(case: Case) -> None:
+    whole = read([case.data], case.limits)
+    assert whole.status == case.status
+    assert sum(request.whole for request in whole.requests) == case.after
+    for pieces in cuttings(case.data):
+        assert read(pieces, case.limits) == whole, pieces
+
+
+@pytest.mark.parametrize("case", valid_cases() + invalid_cases(), ids=name_of)
+def test_the_slow_reference_says_what_the_files_say(case: Case) -> None:
+    transcript = reference_read(case.data, case.limits)
+    assert transcript.status == case.status
+    if case.status is None:
+        assert transcript.requests == list(case.requests)
+        assert transcript.at_boundary is not case.truncated
+    else:
+        assert sum(request.whole for request in transcript.requests) == case.after
 
 
 @pytest.mark.parametrize("kind", ["valid", "invalid"])
@@ -64,3 +49,9 @@ def test_no_file_of_the_corpus_is_without_its_other_half(kind: str) -> None:
         for suffix in (".http", ".json")
     }
     assert stems[".http"] == stems[".json"] != set()
+
+
+def test_no_two_cases_are_the_same_but_for_their_names() -> None:
+    first: dict[object, str] = {}
+    for case in valid_cases() + invalid_cases():
+        assert first.setdefault((case.data, case.limits), case.name) == case.name
