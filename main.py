@@ -38,6 +38,7 @@ def serve(options: loader.Options) -> int:
     """Serve the application until a signal ends it."""
     loader.logs.configure(options.log_level)
     access_log_fd = httpcore_srv.open_access_log(options.access_log)
+    httpcore_srv.raise_limit(options.max_connections, options.max_threads)
     listeners = httpcore_srv.Listeners(addresses(options), options.backlog)
 
     def work(

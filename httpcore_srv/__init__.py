@@ -1,6 +1,7 @@
 """One worker's inside: bytes -> request -> application -> response -> bytes."""
 
 from httpcore_srv.access_log import open_access_log
+from httpcore_srv.descriptors import raise_limit
 from httpcore_srv.errors import BindError
 from httpcore_srv.listener import Address, Listeners
 from httpcore_srv.ports import Incident
@@ -24,4 +25,5 @@ __all__ = [
     "ThreadPool",
     "WSGIHandler",
     "open_access_log",
+    "raise_limit",
 ]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import errno
 import heapq
 import logging
-import resource
 import select
 import socket
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from httpcore_srv.descriptors import affordable
 from httpcore_srv.environ import Environ, base_environ
 from httpcore_srv.errors import ProtocolError
 from httpcore_srv.ports import Incident
@@ -33,9 +33,6 @@ ACCEPT_BATCH: Final = 32  # connections a wake, for a worker that will never hav
 ROOM_BATCH: Final = 32  # idle connections closed at once: finding them means looking at all
 NEW_NS: Final = 1_000_000_000  # a new connection's first request is on its way for so long
 PAUSE_NS: Final = 1_000_000_000  # how long accepting rests when nothing could make room
-# Descriptors that are no connections: epoll, inboxes, logs, the application's own, and for
-# each thread one, for a temporary file.
-RESERVED_DESCRIPTORS: Final = 128
 
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # Faults of the new connection or of a firewall, not of the listener: accept(2), "Error handling".
@@ -63,7 +60,7 @@ class Door:
         self.accepted = 0
         self._server = server
         limits = server.settings.limits
-        self._max_connections = min(limits.max_connections, _affordable(server.max_threads))
+        self._max_connections = min(limits.max_connections, affordable(server.max_threads))
         self._max_per_address = limits.max_connections_per_address
         self._from: Counter[str] = Counter()  # open connections by address, if that is bounded
         self._bases = [_environ_of(sock, multiprocess) for sock in self.listeners]
@@ -242,14 +239,6 @@ class Door:
         self._server.count(Incident.ACCEPT_PAUSED)
         if self._seldom("full"):
             log.error("accepting no connections for now: %s", why)
-
-
-def _affordable(threads: int) -> int:
-    """Return how many connections there are descriptors for."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return 1 << 30
-    return max(soft // 2, soft - RESERVED_DESCRIPTORS - threads)
 
 
 def _environ_of(sock: socket.socket, multiprocess: bool) -> Environ:

@@ -6,7 +6,6 @@ import os
 import select
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -70,7 +69,7 @@ class Outbox:
     )
 
     def __init__(self, sock: socket.socket, terms: Terms, step_aside: Callable[[], bool]) -> None:
-        self.items: deque[memoryview | FileRange] = deque()
+        self.items: list[memoryview | FileRange] = []  # hardly ever more than two
         self.cut_short = False  # a file turned out shorter than was promised
         self._sock = sock
         self._send = sock.send
@@ -172,7 +171,7 @@ class Outbox:
         if sent < len(data):
             self.items[0] = data[sent:]
             return False
-        self.items.popleft()
+        del self.items[0]
         return True
 
     def _send_file(self, part: FileRange) -> bool:
@@ -184,7 +183,7 @@ class Outbox:
         part.count -= sent
         if part.count and sent:
             return False  # the others have their turn; epoll calls again at once
-        self.items.popleft()
+        del self.items[0]
         os.close(part.fd)
         self.cut_short = self.cut_short or part.count > 0
         return True

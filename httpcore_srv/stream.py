@@ -105,7 +105,7 @@ class Stream(Wire):
             data = self._receive(RECEIVE_BYTES, DONTWAIT)
         except BlockingIOError:
             return self.idle()
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._gone(error)
             return False
         if not data:
@@ -134,6 +134,9 @@ class Stream(Wire):
                 request = connection.next_request() if data is None else connection.receive(data)
             except ProtocolError as error:
                 self.refuse(error)
+                return False
+            except MemoryError:
+                self.refuse(self._server.store.full())
                 return False
             if request is None:
                 self._wait_for_more()
