@@ -114,6 +114,7 @@ def http_settings(options: loader.Options) -> httpcore_srv.HTTPSettings:
             max_headers=options.max_headers,
             max_body_bytes=options.max_body_bytes,
             max_chunk_extension_bytes=options.max_chunk_extension_bytes,
+            max_chunk_overhead_bytes=options.max_chunk_overhead_bytes,
             max_trailer_bytes=options.max_trailer_bytes,
             body_memory_bytes=options.body_buffer_bytes,
             max_buffered_bytes=options.max_buffered_bytes,

@@ -16,7 +16,10 @@ from httpcore_srv.store import Store
 from httpcore_srv.wire import unread_by_peer
 
 SENDFILE_BYTES: Final = 1 << 20  # one sendfile(2), so that a fast client cannot hold the loop
-CROWDED_NS: Final = 1_000_000_000  # what a reader may rest while all stream lanes are taken
+# How long a reader may rest, and how fast it must be after that, if its thread cannot step
+# aside: that thread counts as busy, and ordinary requests wait for it.
+CROWDED_NS: Final = 1_000_000_000
+CROWDED_BYTES_PER_S: Final = 1 << 16
 DONTWAIT: Final = socket.MSG_DONTWAIT
 
 
@@ -154,13 +157,12 @@ class Outbox:
         self._given = unread_by_peer(self._sock)
         self._taken = 0
 
-    def due_ns(self, patience_ns: int) -> int:
+    def due_ns(self, patience_ns: int, min_rate: int) -> int:
         """Return when the client will have been too slow, by what it has taken until now."""
         taken = self._given - unread_by_peer(self._sock)
         if taken > self._taken:
             self._taken = taken
             self._moved_ns = self._terms.clock_ns()
-        min_rate = self._terms.min_rate
         return due_ns(self._began_ns, self._moved_ns, taken, patience_ns, min_rate)
 
     def _send_bytes(self, data: memoryview) -> bool:
@@ -202,16 +204,16 @@ class Outbox:
     def _send_rest(self, rest: memoryview) -> None:
         """Wait for the client until it has taken the rest. Raises: PeerGone."""
         terms = self._terms
-        patience_ns = terms.write_ns
+        patience_ns, min_rate = terms.write_ns, terms.min_rate
         if not self._step_aside():
-            # This thread counts as one of --max-threads all the while.
             patience_ns = min(patience_ns, CROWDED_NS)
+            min_rate = max(min_rate, CROWDED_BYTES_PER_S)
         try:
             self.begin_wait()
             poller = select.poll()
             poller.register(self._sock, select.POLLOUT)
             while rest:
-                late_ns = terms.clock_ns() - self.due_ns(patience_ns)
+                late_ns = terms.clock_ns() - self.due_ns(patience_ns, min_rate)
                 if late_ns >= 0:
                     raise PeerGone("the client takes the response too slowly")
                 poller.poll(-late_ns / 1e6 + 1)

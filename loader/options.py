@@ -353,6 +353,15 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "The extensions of one chunk (400 beyond).",
     ),
     OptionSpec(
+        "max-chunk-overhead",
+        "max_chunk_overhead_bytes",
+        LIMITS,
+        "BYTES",
+        values.size(64, 1 << 30),
+        "64k",
+        "How much of a chunked body may be sizes and line ends, beyond twice its data (400).",
+    ),
+    OptionSpec(
         "max-connections",
         "max_connections",
         LIMITS,
@@ -489,6 +498,7 @@ class Options:
     max_headers: int
     max_trailer_bytes: int
     max_chunk_extension_bytes: int
+    max_chunk_overhead_bytes: int
     max_connections: int
     max_connections_per_address: int
     refuse_underscores: bool

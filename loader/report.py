@@ -33,7 +33,7 @@ def markdown_table() -> str:
     lines = ["| option | environment | default | meaning |", "| --- | --- | --- | --- |"]
     for spec in OPTIONS:
         names = f"`-{spec.short}`, " if spec.short else ""
-        metavar = f" {spec.metavar}" if spec.metavar else ""
+        metavar = f" {spec.metavar}".replace("|", "\\|") if spec.metavar else ""
         meaning = spec.help.replace("|", "\\|")
         default = spec.shown_default() or "none"
         lines.append(
