@@ -12,6 +12,7 @@ from typing import Final
 
 from httpcore_srv.errors import PeerGone
 from httpcore_srv.pace import due_ns
+from httpcore_srv.ports import Incident
 from httpcore_srv.store import Store
 from httpcore_srv.wire import unread_by_peer
 
@@ -39,13 +40,14 @@ class Terms:
     """What is the same for all outboxes of a worker.
 
     write_ns: how long a client may take nothing. min_rate: what it must take on the
-    average after that, bytes per second.
+    average after that, bytes per second. count: called for what the readout is to show.
     """
 
     write_ns: int
     min_rate: int
     store: Store
     clock_ns: Callable[[], int]
+    count: Callable[[Incident], None]
 
 
 class Outbox:
@@ -215,6 +217,7 @@ class Outbox:
             while rest:
                 late_ns = terms.clock_ns() - self.due_ns(patience_ns, min_rate)
                 if late_ns >= 0:
+                    terms.count(Incident.STALLED)
                     raise PeerGone("the client takes the response too slowly")
                 poller.poll(-late_ns / 1e6 + 1)
                 sent = self._try(rest)
