@@ -233,6 +233,7 @@ class Outbox:
             self._held += len(rest)
             self.items.append(rest)
             return
+        self._step_aside()  # disks are slow, and this may be the thread that leads
         try:
             with self._terms.store.open_file() as file:
                 file.write(rest)

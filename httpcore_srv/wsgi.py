@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from httpcore_srv.environ import Environ, FileWrapper
 from httpcore_srv.errors import AppError, PeerGone
@@ -21,6 +21,8 @@ from httpcore_srv.messages import RequestHead
 from httpcore_srv.response_writer import Framing, encode_head, encode_interim, error_page
 
 log = logging.getLogger("smart_http.app")
+
+LARGE_BYTES: Final = 1 << 16  # content above it is not copied behind its head
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 StartResponse = Callable[..., Callable[[bytes], None]]
@@ -209,8 +211,12 @@ class Exchange:
                 self._write_counted(head, content)
                 self.end()
                 return
-            head += content
             self.sent = length
+            if length > LARGE_BYTES:
+                self._sink.send(head)
+                head = content
+            else:
+                head += content
         self._over = True
         self._sink.finish(head)
 
