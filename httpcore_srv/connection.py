@@ -308,6 +308,7 @@ class Connection:
         except OSError as error:
             raise self._store.failed("a request body", error) from None
         self._write(file, body.getbuffer())
+        self._flush(file)
 
     def _write(self, body: IO[bytes], piece: bytes | memoryview) -> None:
         try:

@@ -182,6 +182,7 @@ class Dispatcher:
             aside = run.aside or pool.step_aside()
             run.aside = aside
             self._slot.busy(max(0, pool.busy))
+            self._slot.aside(pool.streams)
         if demoted:
             pool.run_aside(self._lead)
         self._on_freed()
@@ -194,6 +195,7 @@ class Dispatcher:
             if run is not None and not run.aside:
                 run.aside = self._pool.step_aside()
                 self._slot.busy(max(0, self._pool.busy))
+                self._slot.aside(self._pool.streams)
         self._on_freed()
 
     def write_off(self, stream: Job) -> bool:
@@ -237,6 +239,7 @@ class Dispatcher:
                     self._uncounted.add(stream)
                 if run is not None and run.aside:
                     pool.stream_ended()
+                    self._slot.aside(pool.streams)
                 else:
                     pool.ended()
                 self._count_pooled(duration_ns, failed)

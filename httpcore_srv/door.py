@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("smart_http.worker")
 
 ACCEPT_BATCH: Final = 32  # connections a wake, for a worker that will never have siblings
-ROOM_BATCH: Final = 32  # idle connections closed at once: finding them means looking at all
+ROOM_BATCH: Final = (
+    32  # idle connections closed at once, at most: finding them means looking at all
+)
 NEW_NS: Final = 1_000_000_000  # a new connection's first request is on its way for so long
 PAUSE_NS: Final = 1_000_000_000  # how long accepting rests when nothing could make room
 
@@ -61,6 +63,7 @@ class Door:
         self._server = server
         limits = server.settings.limits
         self._max_connections = min(limits.max_connections, affordable(server.max_threads))
+        self._room_batch = min(ROOM_BATCH, max(1, self._max_connections // 16))
         self._max_per_address = limits.max_connections_per_address
         self._from: Counter[str] = Counter()  # open connections by address, if that is bounded
         self._bases = [_environ_of(sock, multiprocess) for sock in self.listeners]
@@ -173,10 +176,13 @@ class Door:
         """Take one connection out of a listener's queue; None if there is none to be had."""
         server = self._server
         while True:
-            if len(server.streams) >= self._max_connections and not self._make_room():
-                self._full_until_ns = server.loop.now_ns + PAUSE_NS
-                self._note_full(f"{self._max_connections} connections are open")
-                return None
+            if len(server.streams) >= self._max_connections:
+                if not _is_readable(self.listeners[index]):
+                    return None
+                if not self._make_room():
+                    self._full_until_ns = server.loop.now_ns + PAUSE_NS
+                    self._note_full(f"{self._max_connections} connections are open")
+                    return None
             try:
                 sock, address = self.listeners[index].accept()
             except BlockingIOError:
@@ -219,7 +225,7 @@ class Door:
             if stream.at_rest and (not stream.is_new or self._idle_since_ns(stream) < latest_ns)
         )
         closed = 0
-        for stream in heapq.nsmallest(ROOM_BATCH, idle, key=self._idle_since_ns):
+        for stream in heapq.nsmallest(self._room_batch, idle, key=self._idle_since_ns):
             try:
                 if stream.has_unread():
                     continue  # the next request has come already
@@ -239,6 +245,13 @@ class Door:
         self._server.count(Incident.ACCEPT_PAUSED)
         if self._seldom("full"):
             log.error("accepting no connections for now: %s", why)
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    """Whether a connection waits to be accepted."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _environ_of(sock: socket.socket, multiprocess: bool) -> Environ:

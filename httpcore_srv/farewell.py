@@ -2,7 +2,9 @@
 
 close() with unread bytes in the socket sends a reset, and a reset can overtake the
 response in the client's kernel. So we close our side only, and read until the client
-closes too (RFC 9112 section 9.6), for a bounded time and amount.
+closes too (RFC 9112 section 9.6), for a bounded time. Not for a bounded amount: what a
+client has sent already may be more than any bound (a proxy with an upload in its buffer
+turned our 413 into a 502).
 """
 
 from __future__ import annotations
@@ -11,27 +13,30 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-MAX_BYTES: Final = 1 << 20
+PATIENCE: Final = 10  # times the linger timeout, for a client that goes on sending
 _PIECE_BYTES: Final = 65536
 
 
 class Farewell:
     """Reads one socket to its end.
 
-    receive: its recv(2).
+    receive: its recv(2). linger_ns: how long to wait for more, counted from now_ns.
     """
 
-    def __init__(self, receive: Callable[[int, int], bytes]) -> None:
+    def __init__(self, receive: Callable[[int, int], bytes], now_ns: int, linger_ns: int) -> None:
         self._receive = receive
-        self._dropped = 0
+        self._linger_ns = linger_ns
+        self._last_ns = now_ns + PATIENCE * linger_ns
 
     def is_over(self) -> bool:
-        """Drop what has come; True if the client has closed, is gone, or never stops."""
+        """Drop what has come; True if the client has closed or is gone."""
         try:
-            data = self._receive(_PIECE_BYTES, socket.MSG_DONTWAIT)
+            return not self._receive(_PIECE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:
             return True
-        self._dropped += len(data)
-        return not data or self._dropped > MAX_BYTES
+
+    def due_ns(self, now_ns: int) -> int:
+        """Return until when to wait for more, something having come just now."""
+        return min(now_ns + self._linger_ns, self._last_ns)

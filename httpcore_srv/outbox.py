@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -69,6 +70,7 @@ class Outbox:
         "_step_aside",
         "_taken",
         "_terms",
+        "broken",
         "cut_short",
         "items",
     )
@@ -76,6 +78,9 @@ class Outbox:
     def __init__(self, sock: socket.socket, terms: Terms, step_aside: Callable[[], bool]) -> None:
         self.items: list[memoryview | FileRange] = []  # hardly ever more than two
         self.cut_short = False  # a file turned out shorter than was promised
+        # The client has not got all that was sent, and nothing may follow: an application
+        # that goes on after an exception would have it taken for the rest.
+        self.broken = False
         self._sock = sock
         self._send = sock.send
         self._terms = terms
@@ -104,12 +109,15 @@ class Outbox:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            raise PeerGone(str(error)) from None
+            raise self._break(str(error)) from None
         if sent < len(data):
             self._keep(memoryview(data)[sent:])
 
     def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:
         """Send `data` and a part of a file, by sendfile(2) and from the leader's thread."""
+        if self.broken:
+            os.close(fd)
+            raise PeerGone("nothing can follow what was lost")
         self.items.append(memoryview(data))
         self._append_file(fd, offset, count)
 
@@ -201,7 +209,7 @@ class Outbox:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise PeerGone(str(error)) from None
+            raise self._break(str(error)) from None
 
     def _send_rest(self, rest: memoryview) -> None:
         """Wait for the client until it has taken the rest. Raises: PeerGone."""
@@ -218,14 +226,20 @@ class Outbox:
                 late_ns = terms.clock_ns() - self.due_ns(patience_ns, min_rate)
                 if late_ns >= 0:
                     terms.count(Incident.STALLED)
-                    raise PeerGone("the client takes the response too slowly")
+                    raise self._break("the client takes the response too slowly")
                 poller.poll(-late_ns / 1e6 + 1)
                 sent = self._try(rest)
                 self._given += sent
                 rest = rest[sent:]
         except (OSError, ValueError) as error:
             # The leader has closed the socket, after this thread was written off.
-            raise PeerGone(str(error)) from None
+            raise self._break(str(error)) from None
+
+    def _break(self, why: str) -> PeerGone:
+        """Send nothing any more; return the error that says why."""
+        self.broken = True
+        self._send = _send_nothing
+        return PeerGone(why)
 
     def _keep(self, rest: memoryview) -> None:
         """Leave `rest` to the leader: in memory, or in a file if there is no room."""
@@ -241,7 +255,7 @@ class Outbox:
                 self._append_file(os.dup(file.fileno()), 0, len(rest))
         except OSError as error:
             self._terms.store.failed("a response", error)
-            raise PeerGone("no room for the rest of the response") from None
+            raise self._break("no room for the rest of the response") from None
 
     def _append_file(self, fd: int, offset: int, count: int) -> None:
         if not count:
@@ -319,6 +333,10 @@ class RevocableOutbox(Outbox):
         if self._revoked:
             raise PeerGone("the request took too long, its client has been answered")
         self._begun = True
+
+
+def _send_nothing(data: object, flags: int = 0) -> int:
+    raise BrokenPipeError(errno.EPIPE, "nothing can follow what was lost")
 
 
 def _never() -> bool:

@@ -36,15 +36,12 @@ class Overseer:
         self._request_ns = server.request_ns
         self._due_ns = 0
 
-    def look(self, now_ns: int) -> float | None:
-        """Look if it is time to; return when to look again, in seconds, or None for never."""
-        running = self._server.running
-        if not running:
-            return None
+    def look(self, now_ns: int) -> float:
+        """Look if it is time to; return when to look again, in seconds."""
         if now_ns >= self._due_ns:
             self._due_ns = now_ns + int(LOOK_S * 1e9)
             # list() of a dictionary is one step under the GIL: threads add to it meanwhile.
-            for stream, run in list(running.items()):
+            for stream, run in list(self._server.running.items()):
                 self._look_at(stream, run, now_ns - run.began_ns)
         return LOOK_S
 

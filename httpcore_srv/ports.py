@@ -91,6 +91,9 @@ class Slot(Protocol):
     def busy(self, count: int) -> None:
         """Store how many threads are in the application. Tally, or baton before a wait."""
 
+    def aside(self, count: int) -> None:
+        """Store how many threads wait for the readers of streams. Tally."""
+
     def publish(
         self,
         beat_ns: int,

@@ -243,6 +243,7 @@ class HTTPServer:
             return False
         stream = self.door.let_in(sock, address, moved.listener)
         stream.hops = moved.hops
+        stream.is_new = False
         stream.deadline_ns = moved.deadline_ns
         if moved.unparsed:
             lost = stream.received(moved.unparsed)
@@ -279,7 +280,7 @@ class HTTPServer:
             pool.rescue()
         if self.leaving:
             self.departure.go_on()
-        retry_s = self._overseer.look(now_ns) if self.dispatcher.running else None
+        retry_s = self._overseer.look(now_ns) if pool.busy else None
         self.door.gate(now_ns, wanted=self.departure.accepts)
         if now_ns >= self._date_due_ns:
             self._date_due_ns = now_ns + 1_000_000_000 - time.time_ns() % 1_000_000_000

@@ -352,8 +352,8 @@ class Stream(Wire):
                 self.watch(EPOLLIN)
         elif mode is Mode.WRITING:
             return self._drain()
-        elif self._farewell is not None and self._farewell.is_over():
-            self.close()
+        elif mode is Mode.LINGERING:
+            self._linger()
         return False
 
     def _wait_unread(self) -> None:
@@ -417,14 +417,23 @@ class Stream(Wire):
 
     def _start_lingering(self) -> None:
         self.mode = Mode.LINGERING
-        self._farewell = Farewell(self._receive)
+        server = self._server
+        self._farewell = Farewell(self._receive, server.loop.now_ns, server.linger_ns)
         try:
             self.half_close()
         except OSError as error:
             self._gone(error)
             return
-        self.set_deadline(self._server.linger_ns)
+        self.set_deadline(server.linger_ns)
         self.watch(EPOLLIN)
+
+    def _linger(self) -> None:
+        assert self._farewell is not None
+        if self._farewell.is_over():
+            self.close()
+        else:
+            loop = self._server.loop
+            loop.timers.schedule(self, self._farewell.due_ns(loop.now_ns))
 
     def _drain(self) -> bool:
         """Send more of the outbox. True: the baton was lost (to a pipelined request)."""
@@ -489,7 +498,7 @@ class Stream(Wire):
 
     def _conclude(self, exchange: Exchange) -> None:
         """Note how the request ended. Whoever owns the stream, once."""
-        self._keep_alive = exchange.keep_alive
+        self._keep_alive = exchange.keep_alive and not self.outbox.broken
         access_log = self._server.access_log
         if access_log is not None:
             assert self._request is not None

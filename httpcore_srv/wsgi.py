@@ -128,10 +128,11 @@ class Exchange:
     def is_event_stream(self) -> bool:
         """Whether the response will be a stream that never ends (server-sent events).
 
-        Asked while the application may still be computing the first event, so the
-        headers have not been checked yet. Any thread.
+        Asked while the application may still be computing the first event, so what it
+        gave as headers may be anything yet. Any thread.
         """
-        for pair in self._headers if self._status is not None else ():
+        headers = self._headers
+        for pair in headers if isinstance(headers, list | tuple) else ():
             if isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(i, str) for i in pair):
                 name, value = pair
                 if name.lower() == "content-type" and value.startswith("text/event-stream"):

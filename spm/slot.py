@@ -127,6 +127,10 @@ class Slot:
         """Store how many threads are in the application."""
         self._row[BUSY] = count
 
+    def aside(self, count: int) -> None:
+        """Store how many threads wait for the readers of streams."""
+        self._row[STREAMS] = count
+
     def publish(
         self,
         beat_ns: int,

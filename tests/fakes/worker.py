@@ -88,6 +88,11 @@ class FakeSlot:
             self.busy_count = _word(count)
             self._written.notify_all()
 
+    def aside(self, count: int) -> None:
+        with self._written:
+            self.streams = _word(count)
+            self._written.notify_all()
+
     def publish(
         self,
         beat_ns: int,
