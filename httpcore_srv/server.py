@@ -90,7 +90,14 @@ class HTTPServer:
             settings.temporary_directory,
             self.count,
         )
-        self._terms = Terms(self.write_ns, timeouts.min_rate, self.store, clock_ns, self.count)
+        self._terms = Terms(
+            self.write_ns,
+            timeouts.min_rate,
+            settings.limits.max_unread_bytes,
+            self.store,
+            clock_ns,
+            self.count,
+        )
         self.access_log = None if access_log_fd is None else AccessLog(access_log_fd)
         self.keeps_alive = timeouts.keep_alive_s > 0
         self.leaving = False

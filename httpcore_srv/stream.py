@@ -391,10 +391,11 @@ class Stream(Wire):
         if self.connection.state is not State.CLOSING:
             self.connection.fault()
         log.debug("%s: refused: %s", self.peer, error)
-        server.refused(self.peer, self._request, error.status)
-        self._request = self.exchange = None
+        request, self._request, self.exchange = self._request, None, None
+        server.refused(self.peer, request, error.status)
         extra = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
-        page = error_page(error.status, date=server.date, extra=extra)
+        is_head = request is not None and request.method == "HEAD"
+        page = error_page(error.status, date=server.date, is_head=is_head, extra=extra)
         try:
             self._send(page, DONTWAIT)  # a few hundred bytes: the socket takes all or nothing
         except OSError as gone:

@@ -19,6 +19,7 @@ MOST_WORKERS: Final = 512
 _MOST_THREADS: Final = 1024
 _DAY_S: Final = 86_400.0
 DEFAULT_MAX_THREADS: Final = 16
+DEFAULT_MAX_STREAMS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +181,10 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         WORKERS,
         "N",
         values.count(0, _MOST_THREADS),
-        "256",
-        "Threads of each worker beside these, for responses that are streamed to slow readers"
-        " or for long.",
+        "",
+        "Threads of each worker beside these, for responses that are streamed to slow readers or"
+        " for long; without them such responses wait in memory or on disk.",
+        default_text=f"{DEFAULT_MAX_STREAMS}; 0 with --max-threads 1",
     ),
     OptionSpec(
         "keep-alive",
@@ -296,6 +298,16 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "128m",
         "Unfinished bodies and unsent responses of each worker in memory; beyond, they wait"
         " in temporary files.",
+    ),
+    OptionSpec(
+        "max-unread",
+        "max_unread_bytes",
+        LIMITS,
+        "BYTES",
+        values.size(1 << 16, 1 << 40),
+        "1g",
+        "Of a streamed response whose thread does not wait for its client (--max-streams): what may"
+        " wait for the client (its connection is cut beyond).",
     ),
     OptionSpec(
         "temp-dir",
@@ -492,6 +504,7 @@ class Options:
     max_body_bytes: int
     body_buffer_bytes: int
     max_buffered_bytes: int
+    max_unread_bytes: int
     temporary_directory: str | None
     max_request_line_bytes: int
     max_header_bytes: int

@@ -54,7 +54,7 @@ def _source(spec: OptionSpec, options: Options) -> str:
 def _shown(spec: OptionSpec, options: Options) -> str:
     """Return a value as it would be typed."""
     value: object = getattr(options, spec.field)
-    if value is None or (value == 0 and spec.default_text):
+    if value is None or (value == 0 and spec.default == "0" and spec.default_text):
         return spec.default_text
     if spec.field == "preload":
         return "no" if value else "yes"

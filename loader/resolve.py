@@ -11,6 +11,7 @@ from .bind import Bind, TcpBind
 from .cores import usable_cores
 from .errors import UsageError
 from .options import (
+    DEFAULT_MAX_STREAMS,
     DEFAULT_MAX_THREADS,
     ENVIRONMENT_PREFIX,
     MOST_WORKERS,
@@ -102,6 +103,9 @@ def resolve(
     most_workers = min(MOST_WORKERS, max(4, 2 * usable_cores()))
     read["max_workers"] = _maximum("workers", read, given, most_workers)
     read["max_threads"] = _maximum("threads", read, given, DEFAULT_MAX_THREADS)
+    if read["max_streams"] is None:
+        # One thread is asked for where the application is not thread-safe: no other beside it.
+        read["max_streams"] = DEFAULT_MAX_STREAMS if read["max_threads"] > 1 else 0
     sources = {name: _source(each) for name, each in given.items()}
     sources["bind"] = _source(listening)
     unknown = _unknown_variables(environ)
