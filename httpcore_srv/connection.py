@@ -93,9 +93,10 @@ def close_body(body: IO[bytes]) -> None:
     """Close a body's file now, and not when the garbage collector comes by."""
     try:
         body.close()
-    except OSError:
+    except (OSError, ValueError, BufferError):
         # close() flushes, and the disk is full: what could not be written is not wanted
-        # any more, and the descriptor is closed all the same.
+        # any more, and the descriptor is closed all the same. Or the application has
+        # detached the body, or keeps a view of it: then it goes when that goes.
         return
 
 

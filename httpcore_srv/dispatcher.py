@@ -102,8 +102,8 @@ class Dispatcher:
         """
         self._begun += 1
         self._store_begun(self._begun)
-        if not self.inline:
-            self._pool.submit(lambda: self._serve(stream))
+        # If there is no thread to be had, the leader runs it after all.
+        if not self.inline and self._pool.submit(lambda: self._serve(stream)):
             return False
         if not self.durations_ns:
             # The first of its batch says that this worker is busy; `flush` ends the batch.

@@ -120,6 +120,10 @@ class EventLoop:
             self.before_wait()
             events = poll(self._wait_s(), MAX_EVENTS)
             self.now_ns = now_ns = clock_ns()
+            if not events and now_ns >= timers.next_ns:
+                # A process that was stopped for longer than its wait comes back without
+                # having looked. What has come meanwhile goes before the time-outs.
+                events = poll(0.0, MAX_EVENTS)
             for fd, mask in events:
                 handler = find(fd)
                 # None: an earlier event of this batch closed it. A *new* connection

@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,6 +107,11 @@ class Outbox:
         sent = self._try(data)
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:])
+
+    def abort(self) -> None:
+        """Let the client find its connection reset (SO_LINGER, socket(7)) when it is closed."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.broken = True
 
     def finish(self, data: bytes) -> None:
         """Send the last piece; leave to the leader what the socket does not take."""

@@ -407,7 +407,7 @@ def _parse_rare_line(text: str) -> RequestLine:
     # RFC 9110, 2.5: a minor version above ours is treated as the highest one we have.
     minor_number = min(int(minor), 1)
     if method == "CONNECT":
-        if AUTHORITY_FORM.fullmatch(target):
+        if AUTHORITY_FORM.fullmatch(target) and is_host(target):
             return method, target, "", "", minor_number, None
         raise ProtocolError(400, "CONNECT without host:port")
     if target == "*" and method == "OPTIONS":

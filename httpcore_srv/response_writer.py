@@ -284,7 +284,8 @@ def _plain_line(pair: tuple[str, str]) -> bytes:
         raise AppError(f"value of header {name} must be a str, not {type(value).__name__}")
     if _FORBIDDEN.search(value):
         # Response splitting: whatever follows the CR LF would be a header, or a response.
-        raise AppError(f"value of header {name} has a control character: {value!r}")
+        # Not shown: it may be a cookie.
+        raise AppError(f"value of header {name} has a control character")
     try:
         return f"{name}: {value}\r\n".encode("latin-1")
     except UnicodeEncodeError:

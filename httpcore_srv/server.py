@@ -12,9 +12,11 @@ the lifeline. How a worker leaves is in `departure.py`.
 from __future__ import annotations
 
 import email.utils
+import logging
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, cast
@@ -37,6 +39,8 @@ from httpcore_srv.thread_pool import ThreadPool
 from httpcore_srv.timers import NEVER_NS
 from httpcore_srv.waiting import RETRY_S, WaitingLine
 from httpcore_srv.wsgi import Application, WSGIHandler
+
+log = logging.getLogger("smart_http.worker")
 
 INBOX_BATCH: Final = 64
 POKE_NS: Final = 20_000_000  # the manager is woken at most so often
@@ -111,6 +115,7 @@ class HTTPServer:
         self.waiting = self.line.streams
         self._overseer = Overseer(self)
         self._poked_ns = 0
+        self._caller = 0  # the thread that called `run`
         self._handed_out = self._handed_in = 0
         self.moved = False  # a connection came or went, and the slot does not say so yet
         self._incidents = [0] * len(Incident)  # guarded by the pool's lock
@@ -123,6 +128,7 @@ class HTTPServer:
 
     def run(self) -> None:
         """Serve on the calling thread, and on others, until the manager says otherwise."""
+        self._caller = threading.get_ident()
         loop = self.loop
         loop.before_wait = self._before_wait
         loop.register(self.lifeline.fileno(), select.EPOLLIN, self._on_lifeline)
@@ -142,8 +148,15 @@ class HTTPServer:
 
     def _lead(self) -> bool:
         """Lead until the baton is lost (False) or the worker is to end (True)."""
-        if not self.loop.run():
-            return False
+        try:
+            if not self.loop.run():
+                return False
+        except BaseException:
+            if threading.get_ident() == self._caller:
+                raise
+            # A fault of ours. The caller of `run` waits as a pool thread and would never know.
+            log.exception("the worker's loop has failed")
+            os._exit(1)
         self.dispatcher.sentinel.stop()
         for stream in list(self.streams.values()):
             if stream.mode is Mode.RUNNING:

@@ -28,7 +28,8 @@ class Store:
         self, max_bytes: int, directory: str | None, count: Callable[[Incident], None]
     ) -> None:
         self._max_bytes = max_bytes
-        self._directory = directory
+        # Asked now: tempfile tries by writing, which may fail later for lack of descriptors.
+        self._directory = directory or _usual_directory()
         self._count = count
         self._lock = threading.Lock()
         self._used = 0
@@ -70,3 +71,10 @@ class Store:
             log.error("cannot keep %s in a temporary file: %s", what, error.strerror or error)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return ProtocolError(507 if full else 503, f"no room for {what}", retry_after_s=10)
+
+
+def _usual_directory() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "/tmp"  # not writable; what has to wait there will be refused, and logged

@@ -169,6 +169,9 @@ class Stream(Wire):
         """The response has been given to the socket or the outbox: go on."""
         if self.exchange is not None:
             self._conclude(self.exchange)
+        if self.outbox.broken:
+            self.close()
+            return
         if self.outbox.items:
             self.mode = Mode.WRITING
             self.outbox.begin_wait()

@@ -69,18 +69,29 @@ class ThreadPool:
         self._serial = 0
         self._seldom = Seldom()
 
-    def submit(self, job: Job) -> None:
-        """Run a request's `job` on a pool thread. The leader, after seeing a free thread."""
+    def submit(self, job: Job) -> bool:
+        """Run a request's `job` on a pool thread. The leader, after seeing a free thread.
+
+        False: no thread can be started, and the job was not taken.
+        """
         with self.lock:
             self.busy += 1
             promised = self._promise_idle_thread()
-        self._hand_out(job, promised)
+        if not promised and not self._start():
+            with self.lock:
+                self.busy -= 1
+                self.alive -= 1
+            return False
+        self._jobs.put(job)
+        return True
 
     def run_aside(self, job: Job) -> None:
         """Run `job` on a spare thread, counting it neither as busy nor against the limit."""
         with self.lock:
             promised = self._promise_idle_thread()
-        self._hand_out(job, promised)
+        if not promised:
+            self._start_or_strand()
+        self._jobs.put(job)
 
     def ended(self) -> None:
         """The calling thread has ended a request. The lock is held.
@@ -145,11 +156,6 @@ class ThreadPool:
         for _ in range(alive):
             self._jobs.put(None)
 
-    def _hand_out(self, job: Job, promised: bool) -> None:
-        if not promised:
-            self._start()
-        self._jobs.put(job)
-
     def _promise_idle_thread(self) -> bool:
         """Count one idle thread as taken. The lock is held."""
         if self.idle > 0:
@@ -158,16 +164,21 @@ class ThreadPool:
         self.alive += 1
         return False
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Start a thread; False if there are no more to be had (RLIMIT_NPROC, cgroup pids.max)."""
         self._serial += 1
         try:
             self._start_thread(self._serve_new, f"smart-http-{self._serial}")
         except RuntimeError as error:
-            # No more threads to be had (RLIMIT_NPROC, cgroup pids.max). The job stays in
-            # the queue and the next thread that comes back takes it: late, not lost.
             if self._seldom("threads"):
                 log.error("cannot start another thread (%d are there): %s", self.alive, error)
-            # Hence the debt: that thread will count itself idle while it is not.
+            return False
+        return True
+
+    def _start_or_strand(self) -> None:
+        """Start a thread for a job; else the next that comes back takes it: late, not lost."""
+        if not self._start():
+            # That thread will count itself idle while it is not: hence the debt.
             with self.lock:
                 self.alive -= 1
                 self.idle -= 1
@@ -182,7 +193,7 @@ class ThreadPool:
             self.stranded -= 1
             self.alive += 1
             self.idle += 1
-        self._start()
+        self._start_or_strand()
 
     def _serve_new(self) -> None:
         # Started for a job that is in the queue already, or soon. Should a thread that comes

@@ -52,6 +52,9 @@ class Sink(Protocol):
         Raises: PeerGone if the client is gone or has taken nothing for too long.
         """
 
+    def abort(self) -> None:
+        """Have the client see that it will not get all: its connection is reset."""
+
     def hint(self, data: bytes) -> None:
         """Send an interim response, or drop it if the client takes none of it now.
 
@@ -168,16 +171,22 @@ class Exchange:
                 exc_info = None  # breaks the cycle traceback -> frame -> exc_info
         elif self._status is not None:
             raise AppError("start_response was called twice without exc_info")
+        if type(headers) is not list:
+            try:
+                headers = list(headers)
+            except TypeError:
+                what = type(headers).__name__
+                raise AppError(f"headers must be a list of tuples, not {what}") from None
         self._status = status
         self._headers = headers
         return self.write
 
     def write(self, data: bytes) -> None:
         """Send one piece of content now, the head before it if it has not gone yet."""
-        if not data:
-            return
         if not isinstance(data, bytes):
             raise AppError(f"content must be bytes, not {type(data).__name__}")
+        if not data:
+            return
         if self._over:
             self._drop_surplus()
             return
@@ -274,8 +283,12 @@ class Exchange:
         self.keep_alive = False
         self._over = True
         if self._head_sent:
-            # RFC 9112 section 8: a closed connection is how an incomplete message shows.
-            self._sink.finish(b"")
+            # RFC 9112 section 8: a closed connection is how an incomplete message shows; to
+            # a client that takes the end of the connection for the end of the message, a reset.
+            if self._framing is Framing.CLOSE:
+                self._sink.abort()
+            else:
+                self._sink.finish(b"")
             return
         self._head_sent = True
         self._status = "500 Internal Server Error"
@@ -359,12 +372,22 @@ class WSGIHandler:
             exchange.keep_alive = False
             log.debug("%s: %s", exchange.what, error)
         # An edge: whatever an application raises, SystemExit too, ends its request only.
-        except BaseException:
-            log.exception("%s: the application failed", exchange.what)
+        except BaseException:  # noqa: BLE001
+            _log_failure(exchange.what)
             try:
                 exchange.fail()
             except PeerGone:
                 exchange.keep_alive = False
+
+
+def _log_failure(what: str) -> None:
+    """Log the exception that is being handled, whatever kind of thing it is."""
+    try:
+        log.exception("%s: the application failed", what)
+    except Exception as error:  # noqa: BLE001
+        # Its class or its notes run code of the application to be shown, and that fails.
+        kind = type(error.__context__).__name__
+        log.error("%s: the application failed: %s, of which there is no traceback", what, kind)
 
 
 def _iterate(iterable: Iterable[bytes], exchange: Exchange) -> None:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Final
+
+# All but tab and line feed; C1 controls, too.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 LOGGER: Final = "smart_http"
 
@@ -59,10 +63,19 @@ class LineFormatter(logging.Formatter):
         level = record.levelname.lower()
         if self._colour and record.levelno in _COLOURS:
             level = f"{_COLOURS[record.levelno]}{level}{_PLAIN}"
-        text = f"{_iso_time(record.created)} [{os.getpid()}] {level}: {record.getMessage()}"
+        text = record.getMessage()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        return text
+        return f"{_iso_time(record.created)} [{os.getpid()}] {level}: {_harmless(text)}"
+
+
+def _harmless(text: str) -> str:
+    """Return text that can forge neither a record nor what a terminal obeys.
+
+    An exception may quote a client: its lines are indented, control characters escaped.
+    """
+    shown = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return shown.replace("\n", "\n  ")
 
 
 def configure(level: str = "info", *, fd: int = 2) -> None:

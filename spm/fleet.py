@@ -319,15 +319,19 @@ class Fleet:
         self._undelivered.append((message, fd))
 
     def nudge_idle(self) -> bool:
-        """Make an idle worker look at the listener; False if none is idle.
+        """Make the idle workers look at the listener; False if none is idle.
 
-        For a wake-up that was lost: its receiver died between waking and accepting.
+        For a wake-up that was lost: its receiver died between waking and accepting, or has
+        no descriptors left to accept with. All of them, since it may be idle, too.
         """
-        for handle in self:
-            if handle.state is WorkerState.READY and not handle.row.busy + handle.row.waiting:
-                self._inboxes.nudge(handle.slot)
-                return True
-        return False
+        idle = [
+            handle
+            for handle in self
+            if handle.state is WorkerState.READY and not handle.row.busy + handle.row.waiting
+        ]
+        for handle in idle:
+            self._inboxes.nudge(handle.slot)
+        return bool(idle)
 
     def measure_cpu(self) -> None:
         """Read the CPU clock of every worker."""

@@ -140,10 +140,15 @@ class Scoreboard:
         self.slots = slots
         size = 8 * (HEADER_WORDS + SLOT_WORDS * slots)
         self.words = memoryview(mmap.mmap(-1, size)).cast("Q")
-        self.words[H_VERSION] = VERSION
-        self.words[H_SLOTS] = slots
-        self.words[H_CAPACITY] = capacity
-        self.words[H_MAGIC] = MAGIC
+        # The manager's own copy of the header: see `beat`.
+        self._header = {
+            H_VERSION: VERSION,
+            H_SLOTS: slots,
+            H_CAPACITY: capacity,
+            H_SHUTDOWN: SHUTDOWN_NONE,
+            H_MAGIC: MAGIC,
+        }
+        self._write_header()
 
     @staticmethod
     def base(slot: int) -> int:
@@ -220,20 +225,34 @@ class Scoreboard:
 
     def set_generation(self, generation: int) -> None:
         """Say which generation of the application serves."""
-        self.words[H_GENERATION] = generation
+        self._header[H_GENERATION] = generation
+        self._write_header()
 
     def set_target(self, workers: int) -> None:
         """Say how many workers the manager wants."""
-        self.words[H_TARGET] = workers
+        self._header[H_TARGET] = workers
 
     def beat(self, now_ns: int) -> None:
-        """Say that the manager lives."""
-        self.words[H_BEAT] = now_ns
+        """Say that the manager lives, and the rest of the header again.
+
+        A stray write of an application into what it shares with us must not order every
+        later worker to leave.
+        """
+        self._header[H_BEAT] = now_ns
+        self._write_header()
 
     def shut_down(self, kind: int, linger_ms: int) -> None:
         """Tell all workers to stop (SHUTDOWN_STOP) or to leave at once (SHUTDOWN_NOW).
 
         linger_ms: how long an idle keep-alive connection is still answered.
         """
-        self.words[H_LINGER_MS] = linger_ms
-        self.words[H_SHUTDOWN] = kind
+        # The words are written in the order in which they were first set: the time before
+        # the order, or a worker could read no time at all.
+        self._header[H_LINGER_MS] = linger_ms
+        self._header.pop(H_SHUTDOWN)
+        self._header[H_SHUTDOWN] = kind
+        self._write_header()
+
+    def _write_header(self) -> None:
+        for index, word in self._header.items():
+            self.words[index] = word
