@@ -114,8 +114,7 @@ class HTTPServer:
         self.line = WaitingLine(self)
         self.waiting = self.line.streams
         self._overseer = Overseer(self)
-        self._poked_ns = 0
-        self._caller = 0  # the thread that called `run`
+        self._poked_ns = self._caller = 0  # the latter: the thread that called `run`
         self._handed_out = self._handed_in = 0
         self.moved = False  # a connection came or went, and the slot does not say so yet
         self._incidents = [0] * len(Incident)  # guarded by the pool's lock

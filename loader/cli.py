@@ -14,7 +14,8 @@ import click
 from . import shell_form
 from .bind import Bind, parse_bind
 from .errors import PROGRAM, UsageError
-from .options import OPTIONS, SECTIONS, Options, OptionSpec
+from .option_spec import OptionSpec
+from .options import OPTIONS, SECTIONS, Options
 from .resolve import resolve, resolve_binds
 from .version import VERSION
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .bind import TcpBind, UnixBind
 from .errors import PROGRAM
-from .options import OPTIONS, SECTIONS, Options, OptionSpec
+from .option_spec import OptionSpec
+from .options import OPTIONS, SECTIONS, Options
 from .resolve import DEFAULT
 from .values import show_size
 from .version import VERSION

@@ -10,15 +10,8 @@ from typing import Any, Final
 from .bind import Bind, TcpBind
 from .cores import usable_cores
 from .errors import UsageError
-from .options import (
-    DEFAULT_MAX_STREAMS,
-    DEFAULT_MAX_THREADS,
-    ENVIRONMENT_PREFIX,
-    MOST_WORKERS,
-    OPTIONS,
-    Options,
-    OptionSpec,
-)
+from .option_spec import ENVIRONMENT_PREFIX, OptionSpec
+from .options import DEFAULT_MAX_STREAMS, DEFAULT_MAX_THREADS, MOST_WORKERS, OPTIONS, Options
 from .target import Target
 
 COMMAND_LINE: Final = "command line"

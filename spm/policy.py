@@ -137,7 +137,8 @@ def decide(seen: Observation, policy: Policy, now_s: float) -> Actions:
     hold_s = memory.hold_s or policy.hold_s
     memory = replace(memory, hold_s=hold_s, peaks=_peaks(memory, needed, hold_s, now_s))
 
-    if memory.failed_starts >= policy.give_up_after and not crew.ready and not seen.reloading:
+    nobody = not crew.ready and not crew.worn
+    if memory.failed_starts >= policy.give_up_after and nobody and not seen.reloading:
         why = f"{memory.failed_starts} workers in a row died before one was ready"
         return Actions(memory, give_up=True, wanted=wanted, demand=demand, why=why)
     if wanted > crew.live:

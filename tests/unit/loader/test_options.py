@@ -9,7 +9,8 @@ import pytest
 import loader
 from loader import Options, StatusQuery, Target, TcpBind, UnixBind, UsageError
 from loader.cores import usable_cores
-from loader.options import BY_NAME, OPTIONS, SECTIONS, OptionSpec
+from loader.option_spec import OptionSpec
+from loader.options import BY_NAME, OPTIONS, SECTIONS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -77,14 +78,31 @@ def test_defaults_suit_a_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "max_workers": max(4, 2 * usable_cores()),
         "min_threads": 1,
         "max_threads": 16,
+        "max_streams": 256,
         "keep_alive_s": 75.0,
         "header_timeout_s": 15.0,
         "body_timeout_s": 30.0,
         "write_timeout_s": 60.0,
+        "linger_timeout_s": 2.0,
+        "min_rate": 240,
+        "request_timeout_s": 0.0,
+        "queue_timeout_s": 0.0,
         "graceful_timeout_s": 30.0,
         "max_body_bytes": 1 << 30,
+        "body_buffer_bytes": 512 << 10,
+        "max_buffered_bytes": 128 << 20,
+        "max_unread_bytes": 1 << 30,
+        "temporary_directory": None,
+        "max_request_line_bytes": 8190,
         "max_header_bytes": 65536,
         "max_headers": 100,
+        "max_trailer_bytes": 8192,
+        "max_chunk_extension_bytes": 1024,
+        "max_chunk_overhead_bytes": 65536,
+        "max_connections": 10_000,
+        "max_connections_per_address": 0,
+        "refuse_underscores": False,
+        "pass_connect": False,
         "log_level": "info",
         "access_log": None,
         "pid_file": None,
@@ -105,14 +123,31 @@ EVERY_OPTION = [
     ("max-workers", "9", "max_workers", 9),
     ("min-threads", "2", "min_threads", 2),
     ("max-threads", "99", "max_threads", 99),
+    ("max-streams", "0", "max_streams", 0),
     ("keep-alive", "0", "keep_alive_s", 0.0),
     ("header-timeout", "2.5", "header_timeout_s", 2.5),
     ("body-timeout", "7", "body_timeout_s", 7.0),
     ("write-timeout", "8", "write_timeout_s", 8.0),
+    ("linger-timeout", "0.1", "linger_timeout_s", 0.1),
+    ("min-rate", "2k", "min_rate", 2048),
+    ("request-timeout", "30", "request_timeout_s", 30.0),
+    ("queue-timeout", "1.5", "queue_timeout_s", 1.5),
     ("graceful-timeout", "0.5", "graceful_timeout_s", 0.5),
     ("max-body", "0", "max_body_bytes", 0),
+    ("body-buffer", "1m", "body_buffer_bytes", 1 << 20),
+    ("max-buffered", "1g", "max_buffered_bytes", 1 << 30),
+    ("max-unread", "64k", "max_unread_bytes", 65536),
+    ("temp-dir", "/tmp", "temporary_directory", "/tmp"),
+    ("max-request-line", "64", "max_request_line_bytes", 64),
     ("max-header-bytes", "8k", "max_header_bytes", 8192),
     ("max-headers", "50", "max_headers", 50),
+    ("max-trailer-bytes", "1k", "max_trailer_bytes", 1024),
+    ("max-chunk-extension", "0", "max_chunk_extension_bytes", 0),
+    ("max-chunk-overhead", "1m", "max_chunk_overhead_bytes", 1 << 20),
+    ("max-connections", "1", "max_connections", 1),
+    ("max-connections-per-address", "20", "max_connections_per_address", 20),
+    ("underscore-headers", "Refuse", "refuse_underscores", True),
+    ("connect", "pass", "pass_connect", True),
     ("log-level", "Warning", "log_level", "warning"),
     ("access-log", "-", "access_log", "-"),
     ("pid", "/smart-http.pid", "pid_file", "/smart-http.pid"),
@@ -187,6 +222,22 @@ def test_a_maximum_that_is_not_given_makes_room_for_the_minimum() -> None:
     assert (options.max_workers, options.max_threads) == (300, 40)
 
 
+@pytest.mark.parametrize(
+    ("argv", "streams"),
+    [
+        ([], 256),
+        (["--max-threads", "1"], 0),
+        (["--max-threads", "2"], 256),
+        (["--max-threads", "1", "--max-streams", "5"], 5),
+        (["--max-streams", "0"], 0),
+    ],
+)
+def test_an_application_that_wants_one_thread_gets_no_other_beside_it(
+    argv: list[str], streams: int
+) -> None:
+    assert parse("app:app", *argv).max_streams == streams
+
+
 def test_options_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         parse("app:app").check = True  # type: ignore[misc]
@@ -218,6 +269,10 @@ def test_options_cannot_be_changed() -> None:
         ),
         (["app:app", "--keep-alive", "soon"], "--keep-alive 'soon': not a number of seconds"),
         (["app:app", "--max-body", "lots"], "--max-body 'lots': not a size"),
+        (["app:app", "--connect", "maybe"], "--connect 'maybe': no such choice; give refuse or"),
+        (["app:app", "--temp-dir", "/none"], "--temp-dir '/none': there is no directory /none"),
+        (["app:app", "--max-buffered", "1k"], "--max-buffered '1k': out of range; give 64k to"),
+        (["app:app", "--max-connections", "0"], "--max-connections '0': out of range; give 1 to"),
         (["app:app", "--max-body"], "option '--max-body' requires an argument"),
         (["app:app", "--check=yes"], "option '--check' does not take a value"),
         (["app:app", "--pid", "--check"], "a file name was expected here"),
@@ -318,9 +373,10 @@ def test_help_names_every_option_with_its_default(
     for spec in OPTIONS:
         assert f"{spec.flag} {spec.metavar}".rstrip() in text
     joined = " ".join(text.split())
+    unbroken = "".join(text.split())  # a default may stand on two lines
     for spec in OPTIONS:
         if spec.metavar and spec.shown_default():
-            assert f"[{spec.shown_default()}]" in joined
+            assert f"[{spec.shown_default()}]".replace(" ", "") in unbroken
     for section in SECTIONS:
         assert f"{section}:\n" in text
     for word in ("Usage:", "'--lode:app->app'", "SMART_HTTP_MAX_BODY", "smart-http status"):
@@ -373,10 +429,27 @@ def test_the_report_shows_every_setting_and_where_it_comes_from() -> None:
     assert len(starts) == 1  # one column
 
 
-def test_the_report_spells_out_what_zero_means() -> None:
-    report = loader.check_report(parse("app:app", "--max-body", "0", "--no-preload"))
-    assert "0 (no limit)" in report
-    assert "--no-preload        yes" in report
+@pytest.mark.parametrize(
+    ("argv", "row"),
+    [
+        (["--no-preload"], ["--no-preload", "yes", "command", "line"]),
+        (["--max-body", "0"], ["--max-body", "0", "command", "line"]),
+        (["--min-rate", "0"], ["--min-rate", "0", "command", "line"]),
+        (["--underscore-headers", "REFUSE"], ["--underscore-headers", "refuse", "command", "line"]),
+        (["--connect", "pass"], ["--connect", "pass", "command", "line"]),
+        (["--temp-dir", "/tmp"], ["--temp-dir", "/tmp", "command", "line"]),
+        (["--request-timeout", "30"], ["--request-timeout", "30", "s", "command", "line"]),
+        ([], ["--underscore-headers", "drop", "default"]),
+        ([], ["--connect", "refuse", "default"]),
+        ([], ["--temp-dir", "the", "system's", "default"]),
+        ([], ["--request-timeout", "off", "default"]),
+        ([], ["--max-connections-per-address", "off", "default"]),
+        ([], ["--max-streams", "256", "default"]),
+    ],
+)
+def test_the_report_shows_values_as_they_would_be_typed(argv: list[str], row: list[str]) -> None:
+    report = loader.check_report(parse("app:app", *argv))
+    assert row in [line.split() for line in report.splitlines()]
 
 
 def test_the_table_for_the_readme_has_a_row_for_every_option() -> None:
