@@ -109,7 +109,9 @@ class Stream(Wire):
             self._gone(error)
             return False
         if not data:
-            self._end_of_file()
+            # A half-closed client gets its answer: it is in mode RUNNING or WRITING until
+            # then. Here nothing is owed to it, or its request will never be whole.
+            self.close()
             return False
         return self._take_in(data, bool(crowded))
 
@@ -367,7 +369,7 @@ class Stream(Wire):
         """
         try:
             if not self.has_unread():
-                self._end_of_file()
+                self.close()
                 return
         except BlockingIOError:
             self.idle()
@@ -376,11 +378,6 @@ class Stream(Wire):
             self._gone(error)
             return
         self._server.line.wait_for_thread(self)
-
-    def _end_of_file(self) -> None:
-        # A half-closed client gets its answer: it is in mode RUNNING or WRITING until
-        # then. Here nothing is owed to it, or its request will never be whole.
-        self.close()
 
     def _gone(self, error: Exception) -> None:
         log.debug("%s: connection lost: %s", self.peer, error)

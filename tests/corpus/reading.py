@@ -76,7 +76,7 @@ def take_all(parser: HTTPRequest, transcript: Transcript) -> bool:
 def write_down(message: Message, transcript: Transcript) -> None:
     """Add to `transcript` what a parser gave out."""
     if isinstance(message, RequestHead):
-        transcript.requests.append(_seen(message))
+        transcript.requests.append(seen(message))
     elif message is END_OF_MESSAGE:
         transcript.requests[-1].whole = True
     else:
@@ -85,7 +85,8 @@ def write_down(message: Message, transcript: Transcript) -> None:
         transcript.requests[-1].body += message
 
 
-def _seen(head: RequestHead) -> Seen:
+def seen(head: RequestHead) -> Seen:
+    """Write down a head; its body is still to come."""
     return Seen(
         head.method,
         head.target,

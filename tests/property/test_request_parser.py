@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
+from random import Random
 from typing import Any, TypeAlias
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from httpcore_srv.messages import NEED_DATA
 from httpcore_srv.request_parser import HTTPRequest
 from httpcore_srv.settings import HTTPLimits
+from tests.corpus.cases import connections, invalid_cases, valid_cases
+from tests.corpus.mutation import HOSTILE, mutated
 from tests.corpus.reading import Seen, Transcript, cut, read, write_down
 from tests.corpus.reference import reference_read
 
@@ -29,6 +31,8 @@ TIGHT = HTTPLimits(
     max_trailer_bytes=20,
 )
 
+UNUSUAL = HTTPLimits(refuse_underscores=True, pass_connect=True, max_body_bytes=0)
+
 TCHARS = "!#$%&'*+-.^`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 VALUE_CHARS = [chr(i) for i in [0x09, *range(0x20, 0x7F), *range(0x80, 0x100)]]
 PLAIN_PATH = (
@@ -43,6 +47,7 @@ hosts = st.sampled_from(["example.com", "a:80", "127.0.0.1", "[::1]:8080", "x_y"
 SPECIAL = {"host", "content-length", "transfer-encoding", "content-type", "connection", "expect",
            "proxy", "cookie"}  # fmt: skip
 names = tokens.filter(lambda name: name.lower() not in SPECIAL)
+dropped = st.sampled_from(["Proxy", "X_A", "Content_Length", "_"])
 values = st.text(VALUE_CHARS, max_size=30).map(lambda value: value.strip(" \t"))
 
 
@@ -78,16 +83,33 @@ def chunked_bodies(draw: Draw, body: bytes) -> bytes:
 
 
 @st.composite
-def requests(draw: Draw) -> tuple[bytes, Seen]:
-    """A valid request on the wire, and what an application must see of it."""
+def targets(draw: Draw) -> tuple[str, str, str, str, str | None]:
+    """A method and a target in any of its forms; its path, query and authority."""
+    form = draw(st.sampled_from(["origin", "origin", "absolute", "no path", "asterisk"]))
     method = draw(tokens.filter(lambda token: token != "CONNECT"))
-    minor = draw(st.integers(0, 1))
+    if form == "asterisk":
+        return "OPTIONS", "*", "", "", None
     path, decoded = draw(paths())
     query = draw(st.text(PLAIN_PATH + "?\\%", max_size=20))
-    authority = draw(st.none() | hosts)
-    target = path + (f"?{query}" if query else draw(st.sampled_from(["", "?"])))
-    if authority is not None:
-        target = f"http://{authority}{target}"
+    rest = f"?{query}" if query else draw(st.sampled_from(["", "?"]))
+    if form == "origin":
+        return method, path + rest, decoded, query, None
+    authority = draw(hosts)
+    scheme = draw(st.sampled_from(["http", "https", "HTTP", "hTtPs"]))
+    if form == "absolute":
+        return method, f"{scheme}://{authority}{path}{rest}", decoded, query, authority
+    # Without a path: the root, but the whole server for OPTIONS (RFC 9112, 3.2.4).
+    method = draw(st.sampled_from([method, "OPTIONS"]))
+    decoded = "" if method == "OPTIONS" and not rest else "/"
+    return method, f"{scheme}://{authority}{rest}", decoded, query, authority
+
+
+@st.composite
+def requests(draw: Draw) -> tuple[bytes, Seen]:
+    """A valid request on the wire, and what an application must see of it."""
+    method, target, path, query, authority = draw(targets())
+    version = draw(st.sampled_from([0, 1, 1, 1, 2, 9]))
+    minor = min(version, 1)
     environ: dict[str, str] = {}
     lines = []
 
@@ -97,8 +119,10 @@ def requests(draw: Draw) -> tuple[bytes, Seen]:
     if minor == 1 or draw(st.booleans()):
         environ["HTTP_HOST"] = draw(hosts)
         add("Host", environ["HTTP_HOST"])
-    for name, value in draw(st.lists(st.tuples(names, values), max_size=6)):
+    for name, value in draw(st.lists(st.tuples(names | dropped, values), max_size=6)):
         add(name, value)
+        if "_" in name or name == "Proxy":
+            continue
         key = "HTTP_" + name.upper().replace("-", "_")
         environ[key] = f"{environ[key]}, {value}" if key in environ else value
     keep_alive = minor == 1
@@ -124,9 +148,9 @@ def requests(draw: Draw) -> tuple[bytes, Seen]:
     expects = expects and minor == 1 and (framing == "chunked" or body != b"")
     if len({line.partition(":")[0].lower() for line in lines}) == len(lines):
         lines = draw(st.permutations(lines))  # the order means nothing unless names repeat
-    head = "\r\n".join([f"{method} {target} HTTP/1.{minor}", *lines, "", ""]).encode("latin-1")
+    head = "\r\n".join([f"{method} {target} HTTP/1.{version}", *lines, "", ""]).encode("latin-1")
     wire = draw(st.sampled_from([b"", b"\r\n"])) + head + wire_body
-    return wire, Seen(method, target, decoded, query, minor, authority, keep_alive, expects,
+    return wire, Seen(method, target, path, query, minor, authority, keep_alive, expects,
                       environ, body, whole=True)  # fmt: skip
 
 
@@ -172,13 +196,9 @@ FRAGMENTS = [*(bytes([octet]) for octet in b"\r\n\0 \t:,;=\"05a\xff\x0b/\\*#"),
 noise = st.binary(max_size=60) | st.lists(st.sampled_from(FRAGMENTS), max_size=25).map(b"".join)
 
 CORPUS = [
-    (
-        path.read_bytes(),
-        HTTPLimits(**json.loads(path.with_suffix(".json").read_text()).get("limits", {})),
-    )
-    for path in sorted((Path(__file__).parents[1] / "corpus").glob("*/*.http"))
-    if path.stat().st_size < 500
+    (case.data, case.limits) for case in valid_cases() + invalid_cases() if len(case.data) < 500
 ]
+CONNECTIONS = connections()
 
 
 @st.composite
@@ -210,6 +230,19 @@ def test_spoilt_connections_have_one_interpretation(
     data: st.DataObject, connection: tuple[bytes, HTTPLimits]
 ) -> None:
     wire, limits = connection
+    assert_one_interpretation(any_cutting(data.draw, wire), limits)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.data(),
+    st.randoms(use_true_random=False),
+    st.sampled_from([DEFAULT, DEFAULT, UNUSUAL, TIGHT]),
+)
+def test_mutated_connections_have_one_interpretation(
+    data: st.DataObject, random: Random, limits: HTTPLimits
+) -> None:
+    wire = mutated(random, CONNECTIONS)
     assert_one_interpretation(any_cutting(data.draw, wire), limits)
 
 
@@ -249,3 +282,80 @@ def take_all_and_hand_over(parser: HTTPRequest, transcript: Transcript, draw: Dr
                 heir.receive_data(rest)
             parser = heir
     return parser
+
+
+# -- every octet in every place ------------------------------------------------------------
+
+RICH = (
+    b"POST http://a.b:8/c%2f?d HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 002\r\n"
+    b"Expect: 100-continue\r\nA-B:\t c \r\nConnection: x, close\r\n\r\nhi",
+    b"PUT /c;d/../?e HTTP/1.1\r\nhost: a.b\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b'3;a;b=c;d="e\\"f"\r\nabc\r\n0A\r\n0123456789\r\n0;g\r\nT: u\r\n\r\nGET / HTTP/1.1\r\n',
+    b"\r\nOPTIONS * HTTP/1.0\r\nConnection: keep-alive\r\n\r\nCONNECT [::1]:443 HTTP/1.1\r\n"
+    b"Host: a\r\nX_Y: z\r\nCookie: a=b\r\ncookie: c\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("wire", RICH, ids=["length", "chunked", "pipelined"])
+@pytest.mark.parametrize("limits", [DEFAULT, UNUSUAL], ids=["default", "unusual"])
+def test_one_octet_more_or_less_has_one_interpretation(wire: bytes, limits: HTTPLimits) -> None:
+    for place in range(len(wire)):
+        before, octet, after = wire[:place], wire[place : place + 1], wire[place + 1 :]
+        for other in {b"", octet * 2, *(bytes([each]) for each in HOSTILE)}:
+            for spoilt in (before + other + after, before + other + octet + after):
+                assert read([spoilt], limits) == reference_read(spoilt, limits), spoilt
+
+
+TCHAR_OCTETS = set(TCHARS.encode()) | {ord("_")}
+VALUE_OCTETS = {ord(each) for each in VALUE_CHARS}
+PATH_OCTETS = set(PLAIN_PATH.encode())
+HOST_OCTETS = set(b"-._~!$&'()*+;=0123456789") | set(range(65, 91)) | set(range(97, 123))
+HEX_OCTETS = set(b"0123456789abcdefABCDEF")
+QUOTED_OCTETS = VALUE_OCTETS - {ord('"'), ord("\\")}
+HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+# What comes before an octet, what comes after it, and which octets may stand there.
+PLACES = {
+    "method": (b"GE", b"T / HTTP/1.1\r\nHost: a\r\n\r\n", TCHAR_OCTETS),
+    "path": (b"GET /a", b"zz HTTP/1.1\r\nHost: a\r\n\r\n", (PATH_OCTETS | set(b"?")) - set(b"%")),
+    "query": (b"GET /?a", b"zz HTTP/1.1\r\nHost: a\r\n\r\n", PATH_OCTETS | set(b"?\\%")),
+    "percent": (b"GET /%4", b" HTTP/1.1\r\nHost: a\r\n\r\n", HEX_OCTETS),
+    "authority": (b"GET http://a", b"z/ HTTP/1.1\r\nHost: a\r\n\r\n", HOST_OCTETS | set(b"/?")),
+    "before version": (b"GET /", b"HTTP/1.1\r\nHost: a\r\n\r\n", set(b" ")),
+    "major": (b"GET / HTTP/", b".1\r\nHost: a\r\n\r\n", set(b"1")),
+    "minor": (b"GET / HTTP/1.", b"\r\nHost: a\r\n\r\n", set(b"0123456789")),
+    "behind version": (b"GET / HTTP/1.1", b"\r\nHost: a\r\n\r\n", set()),
+    "before a field": (HEAD, b"A: b\r\n\r\n", TCHAR_OCTETS),
+    "field name": (HEAD + b"A", b"B: c\r\n\r\n", TCHAR_OCTETS | set(b":")),
+    "before colon": (HEAD + b"A", b": b\r\n\r\n", TCHAR_OCTETS | set(b":")),
+    "before a value": (HEAD + b"A:", b"b\r\n\r\n", VALUE_OCTETS),
+    "value": (HEAD + b"A: b", b"c\r\n\r\n", VALUE_OCTETS),
+    "behind a value": (HEAD + b"A: b", b"\r\n\r\n", VALUE_OCTETS),
+    "behind fields": (HEAD, b"\r\n\r\n", set()),
+    "host": (b"GET / HTTP/1.1\r\nHost: a", b"z\r\n\r\n", HOST_OCTETS),
+    "port": (b"GET / HTTP/1.1\r\nHost: a:8", b"\r\n\r\n", set(b"0123456789 \t")),
+    "length": (HEAD + b"Content-Length: 1", b"2\r\n\r\n", set(b"0123456789")),
+    "coding": (HEAD + b"Transfer-Encoding:", b"chunked\r\n\r\n", set(b" \t")),
+    "behind coding": (HEAD + b"Transfer-Encoding: chunked", b"\r\n\r\n", set(b" \t")),
+    "before a size": (CHUNKED, b"5\r\n", HEX_OCTETS),
+    "size": (CHUNKED + b"5", b"\r\n", HEX_OCTETS),
+    "behind data": (CHUNKED + b"2\r\nhi", b"\r\n0\r\n\r\n", set()),
+    "extension": (CHUNKED + b"5;a", b"\r\n", TCHAR_OCTETS),
+    "before extension": (CHUNKED + b"5;", b"a\r\n", TCHAR_OCTETS | set(b" \t")),
+    "extension value": (CHUNKED + b"5;a=b", b"\r\n", TCHAR_OCTETS),
+    "extension string": (CHUNKED + b'5;a="', b'b"\r\n', QUOTED_OCTETS | set(b"\\")),
+    "extension escape": (CHUNKED + b'5;a="\\', b'"\r\n', VALUE_OCTETS),
+    "trailer name": (CHUNKED + b"0\r\nA", b"B: c\r\n\r\n", TCHAR_OCTETS | set(b":")),
+    "trailer value": (CHUNKED + b"0\r\nA: b", b"c\r\n\r\n", VALUE_OCTETS),
+    "behind trailers": (CHUNKED + b"0\r\n", b"\r\n\r\n", set()),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_octet_is_taken_where_it_must_not_be(place: str) -> None:
+    before, after, legal = PLACES[place]
+    taken = {
+        octet for octet in range(256) if read([before + bytes([octet]) + after]).status is None
+    }
+    assert taken == legal
