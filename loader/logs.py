@@ -14,6 +14,7 @@ from typing import Final
 
 # All but tab and line feed; C1 controls, too.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LIKE_A_RECORD: Final = re.compile(r"\n(?=[0-9])")
 
 LOGGER: Final = "smart_http"
 
@@ -72,10 +73,11 @@ class LineFormatter(logging.Formatter):
 def _harmless(text: str) -> str:
     """Return text that can forge neither a record nor what a terminal obeys.
 
-    An exception may quote a client: its lines are indented, control characters escaped.
+    An exception may quote a client: control characters are escaped, and a line that begins
+    as a record would is indented.
     """
     shown = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
-    return shown.replace("\n", "\n  ")
+    return _LIKE_A_RECORD.sub("\n  ", shown)
 
 
 def configure(level: str = "info", *, fd: int = 2) -> None:
