@@ -118,7 +118,6 @@ def http_settings(options: loader.Options) -> httpcore_srv.HTTPSettings:
             max_trailer_bytes=options.max_trailer_bytes,
             body_memory_bytes=options.body_buffer_bytes,
             max_buffered_bytes=options.max_buffered_bytes,
-            max_unread_bytes=options.max_unread_bytes,
             max_connections=options.max_connections,
             max_connections_per_address=options.max_connections_per_address,
             refuse_underscores=options.refuse_underscores,

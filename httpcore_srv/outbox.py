@@ -23,32 +23,28 @@ DONTWAIT: Final = socket.MSG_DONTWAIT
 
 
 class FileRange:
-    """A part of a file that is still to be sent. Owns its descriptor.
+    """A part of a file that is still to be sent. Owns its descriptor."""
 
-    grows: it is a file of ours, to the end of which more may be written.
-    """
+    __slots__ = ("count", "fd", "offset")
 
-    __slots__ = ("count", "fd", "grows", "offset")
-
-    def __init__(self, fd: int, offset: int, count: int, *, grows: bool = False) -> None:
+    def __init__(self, fd: int, offset: int, count: int) -> None:
         self.fd = fd
         self.offset = offset
         self.count = count
-        self.grows = grows
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What is the same for all outboxes of a worker.
 
-    write_ns: how long a client may take nothing. min_rate: what it must take on the
-    average after that, bytes per second. max_unread_bytes: what may wait for it of a
-    streamed response whose thread does not wait. count: called for what the readout is to show.
+    write_ns: how long a client may take nothing; crowded_ns: the same while its thread
+    counts as busy because it cannot step aside. min_rate: what it must take on the
+    average after that, bytes per second. count: called for what the readout is to show.
     """
 
     write_ns: int
+    crowded_ns: int
     min_rate: int
-    max_unread_bytes: int
     store: Store
     clock_ns: Callable[[], int]
     count: Callable[[Incident], None]
@@ -59,7 +55,7 @@ class Outbox:
 
     sock: in blocking mode or not; we never let it block.
     step_aside: called by the running thread before it waits for the client; False if it
-        must not wait. Then what the client has not taken waits here.
+        must not wait for long.
     Belongs to whoever owns its stream.
     """
 
@@ -67,7 +63,6 @@ class Outbox:
         "_began_ns",
         "_given",
         "_held",
-        "_kept",
         "_moved_ns",
         "_send",
         "_sock",
@@ -90,7 +85,6 @@ class Outbox:
         self._terms = terms
         self._step_aside = step_aside
         self._held = 0  # bytes of memory reserved for `items`
-        self._kept = 0  # bytes that were put there since it was empty
         # Of the wait that is under way, or was last:
         self._began_ns = 0
         self._moved_ns = 0  # when the client last took something
@@ -100,10 +94,7 @@ class Outbox:
     # -- the thread that runs a request ---------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        """Send a piece that others will follow; may wait for a slow client. Raises: PeerGone."""
-        if self.items and not self._try_items():
-            self._keep_piece(memoryview(data))
-            return
+        """Send a piece that others will follow; wait for a slow client. Raises: PeerGone."""
         sent = self._try(data)
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:])
@@ -116,9 +107,6 @@ class Outbox:
     def finish(self, data: bytes) -> None:
         """Send the last piece; leave to the leader what the socket does not take."""
         if not data:
-            return
-        if self.items:
-            self._keep(memoryview(data))
             return
         try:
             sent = self._send(data, DONTWAIT)
@@ -139,7 +127,7 @@ class Outbox:
 
     def hint(self, data: bytes) -> None:
         """Send an interim response, or drop it if the socket takes none of it now."""
-        sent = 0 if self.items else self._try(data)
+        sent = self._try(data)
         if 0 < sent < len(data):
             self._send_rest(memoryview(data)[sent:])
 
@@ -227,25 +215,16 @@ class Outbox:
         except OSError as error:
             raise self._break(str(error)) from None
 
-    def _try_items(self) -> bool:
-        """Send what waits as far as the socket takes it; True if nothing is left of it."""
-        try:
-            return self.drain()
-        except OSError as error:
-            raise self._break(str(error)) from None
-
     def _send_rest(self, rest: memoryview) -> None:
-        """Wait for the client until it has taken the rest, or let that wait here."""
-        if not self._step_aside():
-            self._keep_piece(rest)
-            return
+        """Wait for the client until it has taken the rest. Raises: PeerGone."""
         terms = self._terms
+        patience_ns = terms.write_ns if self._step_aside() else terms.crowded_ns
         try:
             self.begin_wait()
             poller = select.poll()
             poller.register(self._sock, select.POLLOUT)
             while rest:
-                late_ns = terms.clock_ns() - self.due_ns(terms.write_ns, terms.min_rate)
+                late_ns = terms.clock_ns() - self.due_ns(patience_ns, terms.min_rate)
                 if late_ns >= 0:
                     terms.count(Incident.STALLED)
                     raise self._break("the client takes the response too slowly")
@@ -263,36 +242,20 @@ class Outbox:
         self._send = _send_nothing
         return PeerGone(why)
 
-    def _keep_piece(self, piece: memoryview) -> None:
-        """Let a piece wait, of a response that may have no end: only so many. Raises: PeerGone."""
-        if self._kept > self._terms.max_unread_bytes:
-            self._terms.count(Incident.STALLED)
-            raise self._break("the client has left too much of the response unread")
-        self._keep(piece)
-
     def _keep(self, rest: memoryview) -> None:
         """Leave `rest` to the leader: in memory, or in a file if there is no room there."""
-        self._kept += len(rest)
-        last = self.items[-1] if self.items else None
-        grows = isinstance(last, FileRange) and last.grows
-        if not grows and self._terms.store.take(len(rest)):
+        store = self._terms.store
+        if store.take(len(rest)):
             self._held += len(rest)
             self.items.append(rest)
             return
         self._step_aside()  # disks are slow, and this may be the thread that leads
         try:
-            if not isinstance(last, FileRange) or not grows:
-                with self._terms.store.open_file() as file:
-                    last = FileRange(os.dup(file.fileno()), 0, 0, grows=True)
-                self._sock.setblocking(False)
-                self.items.append(last)
-            while rest:
-                written = os.pwrite(last.fd, rest, last.offset + last.count)
-                last.count += written
-                rest = rest[written:]
+            fd = store.spool(rest)
         except OSError as error:
-            self._terms.store.failed("a response", error)
+            store.failed("a response", error)
             raise self._break("no room for the rest of the response") from None
+        self._append_file(fd, 0, len(rest))
 
     def _append_file(self, fd: int, offset: int, count: int) -> None:
         if not count:
@@ -306,7 +269,6 @@ class Outbox:
         if self._held:
             self._terms.store.give(self._held)
             self._held = 0
-        self._kept = 0
 
 
 class RevocableOutbox(Outbox):

@@ -329,14 +329,16 @@ class HTTPRequest:
 class _Broken:
     """Stands where a body reader would, and fails again whenever asked."""
 
-    __slots__ = ("_error", "done")
+    __slots__ = ("_message", "_status", "done")
 
     def __init__(self, error: ProtocolError) -> None:
-        self._error = error
+        # Not the error itself: its traceback would keep everything alive that led to it.
+        self._status = error.status
+        self._message = error.message
         self.done = False
 
     def take(self, data: bytes | bytearray, pos: int) -> tuple[bytes, int]:
-        raise self._error
+        raise ProtocolError(self._status, self._message)
 
 
 def _make_head(line: RequestLine, fields: FieldBlock) -> RequestHead:

@@ -24,6 +24,7 @@ from typing import Final, cast
 from httpcore_srv import parcel
 from httpcore_srv.access_log import AccessLog
 from httpcore_srv.departure import Departure
+from httpcore_srv.descriptors import make_room
 from httpcore_srv.dispatcher import Dispatcher, Run
 from httpcore_srv.door import Door
 from httpcore_srv.event_loop import EventLoop
@@ -43,6 +44,9 @@ from httpcore_srv.wsgi import Application, WSGIHandler
 log = logging.getLogger("smart_http.worker")
 
 INBOX_BATCH: Final = 64
+# How long a reader may take nothing of a stream when `max_streams` are there already: its
+# thread is one that ordinary requests wait for.
+CROWDED_NS: Final = 2_000_000_000
 POKE_NS: Final = 20_000_000  # the manager is woken at most so often
 
 
@@ -96,8 +100,8 @@ class HTTPServer:
         )
         self._terms = Terms(
             self.write_ns,
+            min(self.write_ns, CROWDED_NS) if settings.max_streams else self.write_ns,
             timeouts.min_rate,
-            settings.limits.max_unread_bytes,
             self.store,
             clock_ns,
             self.count,
@@ -128,6 +132,7 @@ class HTTPServer:
     def run(self) -> None:
         """Serve on the calling thread, and on others, until the manager says otherwise."""
         self._caller = threading.get_ident()
+        make_room(self.settings.limits.max_connections)
         loop = self.loop
         loop.before_wait = self._before_wait
         loop.register(self.lifeline.fileno(), select.EPOLLIN, self._on_lifeline)

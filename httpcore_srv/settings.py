@@ -52,11 +52,6 @@ class HTTPLimits:
     """What all unfinished bodies and all unsent responses of one worker may take in
     memory; what comes beyond waits in temporary files."""
 
-    max_unread_bytes: int = 1 << 30
-    """Of a streamed response whose thread does not wait for its client (`max_streams`):
-    what may wait for the client, in memory and on disk; beyond: cut. nginx's
-    proxy_max_temp_file_size: 1 GiB."""
-
     max_connections: int = 10_000
     """Open connections of one worker. At the limit those that have been idle longest make
     room for new ones; if none is idle, no more are accepted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import tempfile
 import threading
 from collections.abc import Callable
@@ -32,6 +33,7 @@ class Store:
         self._directory = directory or _usual_directory()
         self._count = count
         self._lock = threading.Lock()
+        self._spooling = threading.Lock()
         self._used = 0
         self._seldom = Seldom()
 
@@ -58,6 +60,17 @@ class Store:
         file = tempfile.TemporaryFile(prefix="smart-http-", dir=self._directory)  # noqa: SIM115
         self._count(Incident.SPOOLED)
         return file
+
+    def spool(self, data: memoryview) -> int:
+        """Write `data` to a file without a name; return a descriptor of it. Raises: OSError.
+
+        One thread at a time: many that copy megabytes into the kernel leave the leader
+        hardly a turn on its core.
+        """
+        with self._spooling, self.open_file() as file:
+            file.write(data)
+            file.flush()
+            return os.dup(file.fileno())
 
     def full(self) -> ProtocolError:
         """Return what to tell a client whose request has no room in memory."""

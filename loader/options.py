@@ -138,7 +138,7 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         values.count(0, _MOST_THREADS),
         "",
         "Threads of each worker beside these, for responses that are streamed to slow readers or"
-        " for long; without them such responses wait in memory or on disk.",
+        " for long; beyond, such a response takes one of --max-threads.",
         default_text=f"{DEFAULT_MAX_STREAMS}; 0 with --max-threads 1",
     ),
     OptionSpec(
@@ -253,16 +253,6 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "128m",
         "Unfinished bodies and unsent responses of each worker in memory; beyond, they wait"
         " in temporary files.",
-    ),
-    OptionSpec(
-        "max-unread",
-        "max_unread_bytes",
-        LIMITS,
-        "BYTES",
-        values.size(1 << 16, 1 << 40),
-        "1g",
-        "Of a streamed response whose thread does not wait for its client (--max-streams): what may"
-        " wait for the client (its connection is cut beyond).",
     ),
     OptionSpec(
         "temp-dir",
@@ -459,7 +449,6 @@ class Options:
     max_body_bytes: int
     body_buffer_bytes: int
     max_buffered_bytes: int
-    max_unread_bytes: int
     temporary_directory: str | None
     max_request_line_bytes: int
     max_header_bytes: int
