@@ -40,8 +40,8 @@ class Overseer:
         """Look if it is time to; return when to look again, in seconds."""
         if now_ns >= self._due_ns:
             self._due_ns = now_ns + int(LOOK_S * 1e9)
-            # list() of a dictionary is one step under the GIL: threads add to it meanwhile.
-            for stream, run in list(self._server.running.items()):
+            # copy() is one step under the GIL: threads add to it meanwhile.
+            for stream, run in self._server.running.copy().items():
                 self._look_at(stream, run, now_ns - run.began_ns)
         return LOOK_S
 

@@ -257,6 +257,75 @@ def test_what_cannot_be_served_is_one_line_and_exit_status_2(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("--max-connections", "0", "give 1 to 1000000"),
+        ("--max-connections-per-address", "-1", "give 0 to 1000000"),
+        ("--max-streams", "5000", "give 0 to 1024"),
+        ("--request-timeout", "0.05", "give seconds, 0.1 to 86400, or 0 (off)"),
+        ("--queue-timeout", "3s", "give 0.1 to 86400, or 0 (off), without a unit"),
+        ("--min-rate", "1.5", "give bytes, or a number with k, m or g, such as 64k"),
+        ("--linger-timeout", "0", "give seconds, 0.1 to 86400"),
+        ("--body-buffer", "0", "give 1 to 1g"),
+        ("--max-buffered", "1k", "give 64k to 1024g"),
+        ("--temp-dir", "/no/such/place", "there is no directory /no/such/place"),
+        ("--temp-dir", "app.py", "give a directory"),
+        ("--max-request-line", "10", "give 64 to 1m"),
+        ("--max-trailer-bytes", "2m", "give 64 to 1m"),
+        ("--max-chunk-extension", "1m", "give 1 to 64k, or 0 (none)"),
+        ("--max-chunk-overhead", "much", "give bytes, or a number with k, m or g, such as 64k"),
+        ("--underscore-headers", "keep", "give drop or refuse"),
+        ("--connect", "yes", "give refuse or pass"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_option_value_and_remedy(
+    run: Run, option: str, value: str, remedy: str
+) -> None:
+    done = run(option, value, "app:app")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"smart-http: error: {option} '{value}': ")
+    assert done.stderr.endswith(f"{remedy}\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_bad_value_in_the_environment_is_named_by_its_variable(run: Run) -> None:
+    done = run("app:app", SMART_HTTP_QUEUE_TIMEOUT="soon")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("smart-http: error: SMART_HTTP_QUEUE_TIMEOUT 'soon': ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_check_prints_limits_and_timeouts_as_they_were_meant(run: Run, tmp_path: Path) -> None:
+    given = ["--temp-dir", ".", "--max-buffered", "1m", "--connect", "pass", "--max-streams", "0"]
+    done = run("--check", *given, "--queue-timeout", "1.5", "--request-timeout", "0", "app:app")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {words[0]: words[1:] for line in done.stdout.splitlines() if (words := line.split())}
+    meant = {
+        "--temp-dir": [str(tmp_path)],
+        "--max-buffered": ["1m"],
+        "--connect": ["pass"],
+        "--max-streams": ["0"],
+        "--queue-timeout": ["1.5", "s"],
+        "--request-timeout": ["off"],
+    }
+    assert {name: rows[name] for name in meant} == {
+        name: [*words, "command", "line"] for name, words in meant.items()
+    }
+    assert rows["--max-connections-per-address"] == ["off", "default"]
+
+
+def test_one_thread_has_no_others_beside_it_unless_they_are_asked_for(run: Run) -> None:
+    for given, streams in (
+        ([], "256"),
+        (["--max-threads", "1"], "0"),
+        (["--max-threads", "1", "--max-streams", "7"], "7"),
+    ):
+        done = run("--check", *given, "app:app")
+        rows = {words[0]: words[1:] for line in done.stdout.splitlines() if (words := line.split())}
+        assert rows["--max-streams"][0] == streams
+
+
 def test_an_application_that_fails_shows_its_own_traceback_once(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def f():\n    1 / 0\nf()\n")
     done = run("bad:app", "--port", "0")
