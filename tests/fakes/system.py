@@ -9,6 +9,7 @@ there time moves, templates get on with their work, workers look at their orders
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -47,6 +48,8 @@ class FakeWorker:
     busy: int = 0
     waiting: int = 0
     connections: int = 0
+    streams: int = 0
+    written_off: int = 0
     begun: int = 0
     ended: int = 0
     accepted: int = 0
@@ -55,6 +58,7 @@ class FakeWorker:
     cpu_share: float = 0.0
     parcels: list[bytes] = field(default_factory=list)
     nudges: int = 0
+    incidents: dict[int, int] = field(default_factory=lambda: defaultdict(int))
 
     def begin(self, count: int = 1) -> None:
         """Begin to run requests."""
@@ -77,7 +81,15 @@ class FakeWorker:
 
     def publish(self, now_ns: int) -> None:
         """Write gauges and heartbeat."""
-        self.slot.publish(now_ns, self.busy, self.waiting, self.connections, self.capacity)
+        self.slot.publish(
+            now_ns,
+            self.busy,
+            self.waiting,
+            self.connections,
+            self.capacity,
+            self.streams,
+            self.written_off,
+        )
 
     def read_inbox(self) -> None:
         """Take what siblings and the manager have sent."""
@@ -345,6 +357,20 @@ class FakeSystem:
                 continue
             worker.read_inbox()
             worker.publish(self.clock_ns)
+
+
+def publish(
+    slot: Slot,
+    beat_ns: int,
+    busy: int = 0,
+    waiting: int = 0,
+    connections: int = 0,
+    threads: int = 1,
+    streams: int = 0,
+    written_off: int = 0,
+) -> None:
+    """Write gauges and heartbeat; what is not said is zero."""
+    slot.publish(beat_ns, busy, waiting, connections, threads, streams, written_off)
 
 
 def only(things: list[_E] | Iterator[_E]) -> _E:

@@ -1,10 +1,13 @@
-"""Connection against its table: a client that sends anything, cut anywhere, and an owner."""
+"""Connection against its table: a client that sends anything, cut anywhere, and an owner.
+
+It shares the worker's memory with others, who may leave it little.
+"""
 
 from __future__ import annotations
 
-import io
 from collections import deque
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -15,8 +18,10 @@ from httpcore_srv.connection import NEXT, Connection, Event, State
 from httpcore_srv.errors import ProtocolError
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.settings import HTTPLimits
+from tests.fakes.store import SpyStore
 
 LIMITS = HTTPLimits(body_memory_bytes=32)
+BUDGET_BYTES = 300
 
 RECEIVING = (State.AWAITING_HEAD, State.RECEIVING_HEAD, State.RECEIVING_BODY)
 
@@ -62,16 +67,35 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.spools: list[IO[bytes]] = []
-        self.connection = Connection(LIMITS, self._open_spool)
+        self.store = SpyStore(BUDGET_BYTES)
+        self.others = 0  # bytes of the budget that other connections have taken
+        self.connect()
+
+    def connect(self) -> None:
+        self.connection = Connection(LIMITS, self.store)
         self.sent: deque[Sent] = deque()  # not handed out yet, oldest first
         self.wire = b""  # sent and not received yet
         self.pending = b""  # received and not part of a request handed out
         self.running: Sent | None = None
+        self.waiting = False  # it was handed out and nobody has taken its body yet
 
-    def _open_spool(self) -> IO[bytes]:
-        self.spools.append(io.BytesIO())
-        return self.spools[-1]
+    def teardown(self) -> None:
+        if self.connection.state is not State.CLOSING:
+            self.connection.fault()
+        assert self.store.used == self.others
+        self.store.close()
+
+    # -- the other connections ---------------------------------------------------------------
+
+    @rule(size=st.integers(0, BUDGET_BYTES))
+    def others_take(self, size: int) -> None:
+        if self.store.take(size):
+            self.others += size
+
+    @rule()
+    def others_give(self) -> None:
+        self.store.give(self.others)
+        self.others = 0
 
     # -- the client ------------------------------------------------------------------------
 
@@ -85,7 +109,7 @@ class ConnectionMachine(RuleBasedStateMachine):
     def receive(self, amount: int) -> None:
         data, self.wire = self.wire[:amount], self.wire[amount:]
         self.pending += data
-        self._handed_out(self.connection.receive(data))
+        self._look(lambda: self.connection.receive(data))
 
     @precondition(lambda self: self.wire and self.connection.state in RECEIVING)
     @rule()
@@ -95,7 +119,7 @@ class ConnectionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.connection.state in RECEIVING)
     @rule()
     def look_again(self) -> None:
-        self._handed_out(self.connection.next_request())
+        self._look(self.connection.next_request)
 
     @precondition(lambda self: self.connection.state is State.AWAITING_HEAD and not self.pending)
     @rule(
@@ -105,6 +129,20 @@ class ConnectionMachine(RuleBasedStateMachine):
         with pytest.raises(ProtocolError):
             self.connection.receive(noise)
         assert self.connection.state is State.CLOSING
+
+    def _look(self, look: Callable[[], RequestHead | None]) -> None:
+        try:
+            self._handed_out(look())
+        except ProtocolError as error:
+            self._no_room(error)
+
+    def _no_room(self, error: ProtocolError) -> None:
+        # What there was can only have been too little for what had to wait.
+        assert error.status == 503
+        assert len(self.pending) + self._waiting_bytes() > BUDGET_BYTES - self.others
+
+    def _waiting_bytes(self) -> int:
+        return len(self.running.body) if self.running else 0
 
     def _handed_out(self, head: RequestHead | None) -> None:
         whole = self.sent and len(self.pending) >= len(self.sent[0].raw)
@@ -116,13 +154,32 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.running = request
         assert head.target == request.target
         assert self.connection.body_length == len(request.body)
-        with self.connection.take_body() as body:
-            assert body.read() == request.body
-            assert (body in self.spools) == (len(request.body) > LIMITS.body_memory_bytes)
+        self.waiting = True
 
     # -- the owner -------------------------------------------------------------------------
 
-    @precondition(lambda self: self.connection.state is State.RESPONDING)
+    @precondition(lambda self: self.connection.state is State.RESPONDING and self.waiting)
+    @rule()
+    def wait_for_a_thread(self) -> None:
+        try:
+            self.connection.hold()
+        except ProtocolError as error:
+            self._no_room(error)
+            self.connection.fault()
+            return
+        assert self.store.used - self.others <= len(self.pending) + self._waiting_bytes()
+
+    @precondition(lambda self: self.connection.state is State.RESPONDING and self.waiting)
+    @rule()
+    def run(self) -> None:
+        assert self.running is not None
+        self.waiting = False
+        with self.connection.take_body() as body:
+            assert body.read() == self.running.body
+            if len(self.running.body) > LIMITS.body_memory_bytes:
+                assert body in self.store.made
+
+    @precondition(lambda self: self.connection.state is State.RESPONDING and not self.waiting)
     @rule(keep=st.booleans() | st.just(True))
     def respond(self, keep: bool) -> None:
         if keep:
@@ -137,9 +194,10 @@ class ConnectionMachine(RuleBasedStateMachine):
     def move_to_another_process(self) -> None:
         unparsed = self.connection.unparsed()
         assert unparsed == self.pending
-        self.connection = Connection(LIMITS, self._open_spool)
+        self.connection.fault()  # as its owner does when it closes the socket
+        self.connection = Connection(LIMITS, self.store)
         if unparsed:
-            self._handed_out(self.connection.receive(unparsed))
+            self._look(lambda: self.connection.receive(unparsed))
 
     @precondition(lambda self: self.connection.state is not State.CLOSING)
     @rule()
@@ -150,8 +208,8 @@ class ConnectionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.connection.state is State.CLOSING)
     @rule()
     def next_client(self) -> None:
-        assert all(spool.closed for spool in self.spools)
-        self.begin()
+        assert all(file.closed for file in self.store.made)
+        self.connect()
 
     @rule(event=st.sampled_from([Event.DONE_KEEP, Event.DONE_CLOSE, Event.FAULT]))
     def do_what_is_no_entry(self, event: Event) -> None:
@@ -180,6 +238,16 @@ class ConnectionMachine(RuleBasedStateMachine):
         if state in (State.RECEIVING_HEAD, State.RECEIVING_BODY):
             head = self.sent[0].head
             assert (len(self.pending) >= len(head)) is (state is State.RECEIVING_BODY)
+
+    @invariant()
+    def it_takes_no_more_memory_than_what_it_has_received(self) -> None:
+        taken = self.store.used - self.others
+        waiting = len(self.running.raw) if self.running and self.waiting else 0
+        assert 0 <= taken <= len(self.pending) + waiting
+        if self.connection.state in (State.CLOSING, State.AWAITING_HEAD):
+            assert taken == 0
+        if self.connection.state is State.RECEIVING_HEAD:
+            assert taken == len(self.pending)
 
     @invariant()
     def it_asks_for_a_body_only_while_nothing_of_it_has_come(self) -> None:

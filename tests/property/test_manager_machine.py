@@ -23,6 +23,7 @@ from tests.fakes.system import FakeSystem, FakeWorker
 
 MAX_WORKERS = 3
 GRACE_S = 5
+WORN_AT = 2  # threads written off
 
 
 class ManagerMachine(RuleBasedStateMachine):
@@ -34,6 +35,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.server: FakeServer
         self.sent: list[bytes] = []
         self.silent_once: set[int] = set()
+        self.worn_once: set[int] = set()
         self.begun = 0
         self.serving = False  # whether a healthy worker was ready before this step
 
@@ -47,6 +49,8 @@ class ManagerMachine(RuleBasedStateMachine):
             graceful_timeout_s=GRACE_S,
             boot_timeout_s=10,
             wedged_kill_s=20,
+            incidents=("first", "second"),
+            written_off_limit=WORN_AT,
         )
         assert self.server.spm.start()
 
@@ -107,6 +111,27 @@ class ManagerMachine(RuleBasedStateMachine):
         if worker is not None:
             worker.hung = False
 
+    @rule(index=st.integers(0, 9), written_off=st.integers(0, 3))
+    def write_threads_off(self, index: int, written_off: int) -> None:
+        worker = self.pick(index)
+        if worker is not None:
+            worker.written_off = written_off
+            if written_off >= WORN_AT:
+                self.worn_once.add(worker.incarnation)
+
+    @rule(index=st.integers(0, 9), streams=st.integers(0, 3))
+    def stream(self, index: int, streams: int) -> None:
+        worker = self.pick(index)
+        if worker is not None:
+            worker.streams = streams
+
+    @rule(index=st.integers(0, 9), kind=st.integers(0, 1))
+    def have_an_incident(self, index: int, kind: int) -> None:
+        worker = self.pick(index)
+        if worker is not None and not worker.hung:
+            worker.incidents[kind] += 1
+            worker.slot.incident(kind, worker.incidents[kind])
+
     @rule(index=st.integers(0, 9))
     def kill_a_worker(self, index: int) -> None:
         worker = self.pick(index)
@@ -165,13 +190,15 @@ class ManagerMachine(RuleBasedStateMachine):
     @invariant()
     def no_generation_is_larger_than_the_maximum(self) -> None:
         commands = self.commands()
-        # One that was silent, was replaced and has come back is one too many for a while.
+        # One that was silent, was replaced and has come back is one too many for a while;
+        # so is one with stuck threads, until its replacement is ready.
         board = self.system.scoreboard
         incarnations = {s: board.words[board.base(s) + INCARNATION] for s in commands}
-        silent = {s for s, number in incarnations.items() if number in self.silent_once}
+        extra = self.silent_once | self.worn_once
+        spared = {s for s, number in incarnations.items() if number in extra}
         for generation in {g for c, g in commands.values() if c == RUN}:
             running = {s for s, (c, g) in commands.items() if c == RUN and g == generation}
-            assert len(running - silent) <= MAX_WORKERS
+            assert len(running - spared) <= MAX_WORKERS
 
     @precondition(lambda self: hasattr(self, "server"))
     @invariant()
@@ -182,6 +209,11 @@ class ManagerMachine(RuleBasedStateMachine):
         ended = [w.ended for w in (*self.system.alive(), *self.system.gone)]
         assert values.requests <= sum(ended)
         assert values.lost <= self.begun - sum(ended)
+        for kind, count in enumerate(values.incidents.values()):
+            assert count <= self.incidents_of(kind)
+
+    def incidents_of(self, kind: int) -> int:
+        return sum(w.incidents[kind] for w in (*self.system.alive(), *self.system.gone))
 
     @precondition(lambda self: hasattr(self, "server"))
     @invariant()
@@ -217,6 +249,7 @@ class ManagerMachine(RuleBasedStateMachine):
                 template.stuck = False
             for worker in self.system.alive():
                 worker.hung = False
+                worker.written_off = worker.streams = 0
                 if worker.busy:
                     worker.end(worker.busy)
             self.server.run(45)
@@ -233,6 +266,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert values.requests == sum(w.ended for w in everybody)
         assert values.lost == self.begun - sum(w.ended for w in everybody)
         assert values.since_start.count == values.requests
+        assert list(values.incidents.values()) == [self.incidents_of(0), self.incidents_of(1)]
         arrived = sorted(message for worker in everybody for message in worker.parcels)
         assert arrived == sorted(self.sent), "a connection was lost or served twice"
 

@@ -36,6 +36,7 @@ workers_seen = st.builds(
     connections=st.integers(0, 1 << 20),
     spawned_s=st.floats(0, 2000),
     cpu=st.floats(0, 8),
+    worn=st.sampled_from([False, False, True]),
 )
 
 
@@ -89,7 +90,14 @@ def histories(draw: st.DrawFn) -> list[tuple[Observation, float]]:
 
 
 def live_count(seen: Observation) -> int:
-    return sum(w.generation == seen.generation and w.state in LIVE for w in seen.workers)
+    """Return how many workers are capacity; one whose threads are stuck is none."""
+    current = [w for w in seen.workers if w.generation == seen.generation and not w.worn]
+    return sum(w.state in LIVE for w in current)
+
+
+def retired_fresh(seen: Observation, actions: Actions) -> list[WorkerSeen]:
+    """Return those that are to leave although their threads are not stuck."""
+    return [w for w in seen.workers if w.slot in actions.retire and not w.worn]
 
 
 def play(looks: list[tuple[Observation, float]], policy: Policy) -> list[Actions]:
@@ -116,7 +124,7 @@ def test_it_never_wants_more_than_the_maximum_or_fewer_than_the_minimum(
         grown = live + actions.spawn + len(actions.revive)
         assert grown <= max(live, policy.max_workers)
         if actions.retire:
-            assert live - len(actions.retire) >= policy.min_workers
+            assert live - len(retired_fresh(seen, actions)) >= policy.min_workers
 
 
 @settings(deadline=None)
@@ -125,13 +133,12 @@ def test_nothing_is_retired_while_a_worker_starts_a_request_waits_or_a_reload_ru
     looks: list[tuple[Observation, float]], policy: Policy
 ) -> None:
     for (seen, _), actions in zip(looks, play(looks, policy), strict=True):
-        starting = any(
-            w.state is WorkerState.STARTING and w.generation == seen.generation
-            for w in seen.workers
-        )
+        current = [w for w in seen.workers if w.generation == seen.generation and not w.worn]
         waiting = seen.accept_queue + sum(w.waiting for w in seen.workers)
-        if starting or waiting or seen.reloading:
+        if any(w.state is WorkerState.STARTING for w in current):
             assert not actions.retire
+        elif waiting or seen.reloading:
+            assert not retired_fresh(seen, actions)
 
 
 @settings(deadline=None)
@@ -144,7 +151,8 @@ def test_it_acts_only_on_workers_that_can_be_acted_upon(
         assert all(by_slot[slot].state is WorkerState.READY for slot in actions.retire)
         assert all(by_slot[slot].state is WorkerState.DRAINING for slot in actions.revive)
         for slot in (*actions.retire, *actions.revive):
-            assert by_slot[slot].generation == seen.generation
+            assert by_slot[slot].generation == seen.generation or by_slot[slot].worn
+        assert not any(by_slot[slot].worn for slot in actions.revive)
         assert len(set(actions.retire)) == len(actions.retire)
 
 
@@ -164,6 +172,22 @@ def test_it_does_one_kind_of_thing_at_a_time_and_says_why(
 
 @settings(deadline=None)
 @given(histories(), policies())
+def test_a_worn_worker_leaves_alone_and_only_when_there_are_enough_without_it(
+    looks: list[tuple[Observation, float]], policy: Policy
+) -> None:
+    for (seen, _), actions in zip(looks, play(looks, policy), strict=True):
+        worn = [w for w in seen.workers if w.slot in actions.retire and w.worn]
+        if worn:
+            assert len(actions.retire) == 1
+            assert live_count(seen) >= actions.wanted
+            assert any(
+                w.state is WorkerState.READY and w.generation == seen.generation and not w.worn
+                for w in seen.workers
+            )
+
+
+@settings(deadline=None)
+@given(histories(), policies())
 def test_the_same_input_gives_the_same_output(
     looks: list[tuple[Observation, float]], policy: Policy
 ) -> None:
@@ -175,12 +199,11 @@ def test_the_same_input_gives_the_same_output(
 def test_it_gives_up_only_when_nobody_serves(seen: Observation, policy: Policy) -> None:
     failing = Memory(failed_starts=99, generation=seen.generation)
     actions = decide(replace(seen, memory=failing), policy, 1000.0)
-    serving = any(
-        w.state is WorkerState.READY and w.generation == seen.generation for w in seen.workers
-    )
-    if serving or seen.reloading:
+    ready = [w for w in seen.workers if w.state is WorkerState.READY]
+    # One with stuck threads serves all the same.
+    if seen.reloading or any(w.generation == seen.generation for w in ready):
         assert not actions.give_up
-    else:
+    elif not ready:
         assert actions.give_up
 
 
@@ -231,6 +254,72 @@ def test_no_more_than_a_few_start_at_once() -> None:
 def test_a_wedged_worker_is_replaced() -> None:
     wedged = WorkerSeen(0, WorkerState.WEDGED, busy=1)
     assert decide(Observation(workers=(wedged,)), POLICY, 1000.0).spawn == 1
+
+
+def worn(slot: int, state: WorkerState = WorkerState.READY, **fields: object) -> WorkerSeen:
+    return WorkerSeen(slot, state, worn=True, **fields)  # type: ignore[arg-type]
+
+
+def test_a_worn_worker_is_no_capacity_but_stays_until_its_replacement_is_ready() -> None:
+    starting = WorkerSeen(1, WorkerState.STARTING)
+    ready = WorkerSeen(1, WorkerState.READY)
+    assert decide(Observation(workers=(worn(0),)), POLICY, 1000.0).spawn == 1
+    waiting = decide(Observation(workers=(worn(0), starting)), POLICY, 1000.0)
+    assert (waiting.spawn, waiting.retire, waiting.pending) == (0, (), True)
+    replaced = decide(Observation(workers=(worn(0), ready)), POLICY, 1000.0)
+    assert replaced.retire == (0,)
+    assert "stuck" in replaced.why
+
+
+def test_a_worn_worker_is_replaced_although_there_are_as_many_as_there_may_be() -> None:
+    policy = replace(POLICY, min_workers=1, max_workers=1)
+    assert decide(Observation(workers=(worn(0),)), policy, 1000.0).spawn == 1
+
+
+def test_worn_workers_leave_one_after_the_other() -> None:
+    ready = [WorkerSeen(slot, WorkerState.READY) for slot in range(3, 6)]
+    policy = replace(POLICY, min_workers=3)
+    crew = [worn(slot) for slot in range(3)] + ready
+    left = []
+    for look in range(4):
+        actions = decide(Observation(workers=tuple(crew)), policy, 1000.0 + look / 10)
+        for slot in actions.retire:
+            left.append(slot)
+            crew = [w for w in crew if w.slot != slot] + [worn(slot, WorkerState.DRAINING)]
+    assert left == [0, 1, 2]
+
+
+def test_load_does_not_keep_a_worn_worker() -> None:
+    # Everybody it turns away is served by its replacement; waiting requests are no reason.
+    seen = Observation(
+        workers=(worn(0, busy=2, waiting=5), WorkerSeen(1, WorkerState.READY, busy=1)),
+        accept_queue=3,
+    )
+    assert decide(seen, POLICY, 1000.0).retire == (0,)
+
+
+def test_the_load_of_a_worn_worker_is_load() -> None:
+    memory = Memory(mean_service_s=0.1, recent=((999.0, 8), (999.96, 8)))
+    crew = (worn(0, busy=4, waiting=4), WorkerSeen(1, WorkerState.READY))
+    actions = decide(Observation(workers=crew, memory=memory), POLICY, 1000.0)
+    assert actions.spawn > 0
+
+
+def test_a_worn_worker_that_leaves_is_not_taken_back() -> None:
+    actions = decide(Observation(workers=(worn(3, WorkerState.DRAINING),)), POLICY, 1000.0)
+    assert actions.revive == ()
+    assert actions.spawn == 1
+
+
+def test_a_worn_worker_whose_replacement_cannot_start_goes_on_serving() -> None:
+    memory, now_s = Memory(), 1000.0
+    for _ in range(12):
+        seen = Observation(workers=(worn(0),), deaths=(Death(0.0, False),), memory=memory)
+        actions = decide(seen, POLICY, now_s)
+        assert not actions.give_up
+        assert actions.retire == ()
+        memory = actions.memory
+        now_s += 60
 
 
 def test_a_draining_worker_is_taken_back_before_one_is_forked() -> None:

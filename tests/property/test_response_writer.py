@@ -6,11 +6,12 @@ import http.client
 import io
 from typing import Any
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from httpcore_srv.errors import AppError
-from httpcore_srv.response_writer import Framing, encode_head
+from httpcore_srv.response_writer import Framing, encode_head, encode_interim
 
 DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 TCHARS = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -190,3 +191,31 @@ def test_pairs_of_anything_raise_nothing_but_app_error(headers: list[tuple[Any, 
     except AppError:
         return
     lines_of(head)
+
+
+@given(st.lists(ordinary, max_size=6))
+def test_an_interim_response_is_its_fields_and_nothing_else(
+    headers: list[tuple[str, str]],
+) -> None:
+    data = encode_interim(103, headers)
+    assert lines_of(data)[0] == b"HTTP/1.1 103 Early Hints"
+    written = [(name, value.strip(" \t")) for name, value in fields_of(data)]
+    assert written == [(name, value.strip(" \t")) for name, value in headers]
+
+
+@given(st.lists(ordinary, max_size=3), special | st.tuples(st.just("Content-Length"), values))
+def test_an_interim_response_says_nothing_of_content_or_connection(
+    headers: list[tuple[str, str]], wrong: tuple[str, str]
+) -> None:
+    with pytest.raises(AppError):
+        encode_interim(103, [*headers, wrong])
+
+
+@given(st.lists(evil_pairs, max_size=4))
+def test_nothing_forged_gets_into_an_interim_response(headers: list[Any]) -> None:
+    try:
+        data = encode_interim(103, headers)
+    except AppError:
+        return
+    assert len(lines_of(data)) == 1 + len(headers)
+    assert not {name.lower() for name, _ in fields_of(data)} & OURS

@@ -39,6 +39,9 @@ class Sink:
     def send(self, data: bytes) -> None:
         pass
 
+    def hint(self, data: bytes) -> None:
+        pass
+
     def finish(self, data: bytes) -> None:
         pass
 
@@ -74,7 +77,8 @@ class Written:
         self.log = AccessLog(fd)
 
     def record(self, head: RequestHead, peer: str = "192.0.2.7", status: str = "200 OK") -> None:
-        self.log.record(peer, head, answered(head, status))
+        exchange = answered(head, status)
+        self.log.record(peer, head, exchange.status, exchange.sent)
 
     def lines(self) -> list[re.Match[str]]:
         self.log.flush()
@@ -144,7 +148,8 @@ def test_the_status_is_the_one_that_was_sent(written: Written, status: str, logg
 
 def test_a_request_that_got_no_answer_has_a_dash_for_its_status(written: Written) -> None:
     head = request()
-    written.log.record("192.0.2.7", head, Exchange(head, Conditions(), Sink(), Conditions()))
+    exchange = Exchange(head, Conditions(), Sink(), Conditions())
+    written.log.record("192.0.2.7", head, exchange.status, exchange.sent)
     assert (written.line()["status"], written.line()["sent"]) == ("-", "0")
 
 
@@ -154,6 +159,14 @@ def test_a_refusal_has_no_request(written: Written, peer: str) -> None:
     line = written.line()
     assert line["peer"] == (peer or "-")
     assert (line["request"], line["status"], line["sent"]) == ("-", "400", "0")
+
+
+def test_a_request_that_the_server_answered_itself_is_logged_with_what_was_sent(
+    written: Written,
+) -> None:
+    written.log.record("192.0.2.7", request(), "504", 0)
+    line = written.line()
+    assert (line["request"], line["status"], line["sent"]) == ("GET /a?b HTTP/1.1", "504", "0")
 
 
 # -- forging -------------------------------------------------------------------------------
@@ -191,7 +204,7 @@ def test_one_request_is_one_line_whatever_it_says(
     reading, writing = os.pipe()
     log = AccessLog(writing)
     head = request(method, target, HTTP_REFERER=referer, HTTP_USER_AGENT=agent)
-    log.record("192.0.2.7", head, answered(head))
+    log.record("192.0.2.7", head, "200 OK", 5)
     log.flush()
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
@@ -244,7 +257,7 @@ def test_two_workers_may_share_a_file(written: Written) -> None:
     head = request(target="/" + "x" * 500)
     for _ in range(50):
         written.record(head)
-        other.record("192.0.2.8", head, answered(head))
+        other.record("192.0.2.8", head, "200 OK", 5)
         other.flush()
         written.log.flush()
     assert len(written.lines()) == 100

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import pytest
@@ -15,6 +14,7 @@ from httpcore_srv.connection import NEXT, Connection, Event, State
 from httpcore_srv.errors import ProtocolError
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.settings import HTTPLimits
+from tests.fakes.store import SpyStore, full_disk, no_space
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 OTHER = b"GET /b HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -26,18 +26,6 @@ BAD = b"GET /a HTTP/9.9\r\n\r\n"
 MEMORY_BYTES = 100
 
 
-class Spools:
-    """Makes spool files and remembers them; or has no room."""
-
-    def __init__(self) -> None:
-        self.made: list[IO[bytes]] = []
-        self.make: Callable[[], IO[bytes]] = io.BytesIO
-
-    def __call__(self) -> IO[bytes]:
-        self.made.append(self.make())
-        return self.made[-1]
-
-
 class Full(io.BytesIO):
     """A file on a file system without room; `at` says where that shows."""
 
@@ -47,29 +35,31 @@ class Full(io.BytesIO):
 
     def write(self, data: object) -> int:
         if self._at == "write":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise no_space()
         return super().write(data)  # type: ignore[arg-type]
 
     def seek(self, offset: int, whence: int = 0) -> int:
         # A buffered file writes what it still holds when it is told to seek.
         if self._at == "seek":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise no_space()
         return super().seek(offset, whence)
 
     def flush(self) -> None:
         if self._at == "seek":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise no_space()
         super().flush()
 
 
 @pytest.fixture
-def spools() -> Spools:
-    return Spools()
+def store() -> Iterator[SpyStore]:
+    store = SpyStore()
+    yield store
+    store.close()
 
 
 @pytest.fixture
-def connection(spools: Spools) -> Connection:
-    return Connection(HTTPLimits(body_memory_bytes=MEMORY_BYTES), spools)
+def connection(store: SpyStore) -> Connection:
+    return Connection(HTTPLimits(body_memory_bytes=MEMORY_BYTES), store)
 
 
 def request_of(connection: Connection, data: bytes) -> RequestHead:
@@ -180,12 +170,12 @@ def test_a_body_stands_at_its_beginning_and_says_its_length(connection: Connecti
     assert connection.body_length == 5
 
 
-def test_a_chunked_body_is_put_together(connection: Connection, spools: Spools) -> None:
+def test_a_chunked_body_is_put_together(connection: Connection, store: SpyStore) -> None:
     assert connection.receive(CHUNKED + b"3\r\nhel\r\n") is None
     request_of(connection, b"2\r\nlo\r\n0\r\n\r\n")
     assert connection.take_body().read() == b"hello"
     assert connection.body_length == 5
-    assert spools.made == []
+    assert store.made == []
 
 
 def test_the_length_is_that_of_the_request_handed_out_last(connection: Connection) -> None:
@@ -203,68 +193,67 @@ def post(count: int) -> bytes:
 @pytest.mark.parametrize(("count", "spooled"), [(MEMORY_BYTES, False), (MEMORY_BYTES + 1, True)])
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_a_body_above_the_limit_waits_in_a_file(
-    connection: Connection, spools: Spools, count: int, spooled: bool, step: int
+    connection: Connection, store: SpyStore, count: int, spooled: bool, step: int
 ) -> None:
     content = bytes(i % 256 for i in range(count))
     connection.receive(post(count))
     for start in range(0, count, step):
         connection.receive(content[start : start + step])
     assert connection.state is State.RESPONDING
-    assert len(spools.made) == int(spooled)
+    assert len(store.made) == int(spooled)
     body = connection.take_body()
-    assert (body in spools.made) is spooled
+    assert (body in store.made) is spooled
     assert body.read() == content
     assert connection.body_length == count
 
 
-def test_a_real_temporary_file_holds_a_body_too(connection: Connection, spools: Spools) -> None:
-    spools.make = lambda: tempfile.TemporaryFile()  # noqa: SIM115 - closed with the body
-    content = bytes(range(256)) * 1000
-    request_of(connection, post(len(content)) + content)
-    with connection.take_body() as body:
-        assert body.read() == content
-
-
 def test_the_next_body_knows_nothing_of_the_one_before(
-    connection: Connection, spools: Spools
+    connection: Connection, store: SpyStore
 ) -> None:
     request_of(connection, post(200) + b"x" * 200)
     connection.take_body()
     connection.done_and_kept()
     request_of(connection, POST + b"hello")
     assert connection.take_body().read() == b"hello"
-    assert len(spools.made) == 1
+    assert len(store.made) == 1
 
 
-def test_without_room_for_a_body_the_connection_is_at_its_end(
-    connection: Connection, spools: Spools
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EMFILE, 503)])
+def test_without_a_file_for_a_body_the_connection_is_at_its_end(
+    connection: Connection, store: SpyStore, number: int, status: int
 ) -> None:
-    def no_room() -> IO[bytes]:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def no_file() -> IO[bytes]:
+        raise OSError(number, os.strerror(number))
 
-    spools.make = no_room
-    with pytest.raises(OSError, match="No space"):
+    store.make = no_file
+    with pytest.raises(ProtocolError) as caught:
         connection.receive(post(200) + b"x" * 200)
+    assert caught.value.status == status
+    assert caught.value.retry_after_s > 0
     assert connection.state is State.CLOSING
 
 
 def test_a_spool_that_runs_full_ends_the_connection_and_is_closed(
-    connection: Connection, spools: Spools
+    connection: Connection, store: SpyStore
 ) -> None:
-    spools.make = lambda: Full("write")
-    with pytest.raises(OSError, match="No space"):
+    store.make = lambda: Full("write")
+    with pytest.raises(ProtocolError) as caught:
         connection.receive(post(200) + b"x" * 200)
+    assert caught.value.status == 507
     assert connection.state is State.CLOSING
-    assert spools.made[0].closed
+    assert store.made[0].closed
 
 
+@pytest.mark.parametrize("make", [lambda: Full("seek"), full_disk])
 def test_a_spool_that_runs_full_at_the_last_moment_shows_before_the_request_is_handed_out(
-    connection: Connection, spools: Spools
+    connection: Connection, store: SpyStore, make: Callable[[], IO[bytes]]
 ) -> None:
-    spools.make = lambda: Full("seek")
-    with pytest.raises(OSError, match="No space"):
+    store.make = make
+    with pytest.raises(ProtocolError) as caught:
         connection.receive(post(200) + b"x" * 200)
+    assert caught.value.status == 507
     assert connection.state is State.CLOSING
+    assert store.made[0].closed
 
 
 # -- 100-continue --------------------------------------------------------------------------
@@ -355,14 +344,14 @@ def test_a_fault_in_a_head_ends_the_connection(connection: Connection, before: b
 
 
 def test_a_fault_in_a_body_ends_the_connection_and_drops_the_body(
-    connection: Connection, spools: Spools
+    connection: Connection, store: SpyStore
 ) -> None:
     connection.receive(CHUNKED + b"c8\r\n" + b"x" * 200)
-    assert not spools.made[0].closed
+    assert not store.made[0].closed
     with pytest.raises(ProtocolError):
         connection.receive(b"no line end")
     assert connection.state is State.CLOSING
-    assert spools.made[0].closed
+    assert store.made[0].closed
 
 
 @pytest.mark.parametrize("data", [b"", GET[:5], POST + b"he", GET])
@@ -376,11 +365,11 @@ def test_the_owner_may_end_a_connection_whatever_its_state(
 
 
 def test_ending_a_connection_closes_the_file_of_a_body(
-    connection: Connection, spools: Spools
+    connection: Connection, store: SpyStore
 ) -> None:
     connection.receive(post(300) + b"x" * 200)
     connection.fault()
-    assert spools.made[0].closed
+    assert store.made[0].closed
 
 
 class Stubborn(io.BytesIO):
@@ -388,13 +377,13 @@ class Stubborn(io.BytesIO):
 
     def close(self) -> None:
         super().close()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise no_space()
 
 
 def test_a_file_that_fails_to_close_is_no_further_fault(
-    connection: Connection, spools: Spools
+    connection: Connection, store: SpyStore
 ) -> None:
-    spools.make = Stubborn
+    store.make = Stubborn
     connection.receive(CHUNKED + b"c8\r\n" + b"x" * 200)
     with pytest.raises(ProtocolError):
         connection.receive(b"no line end")
@@ -402,16 +391,16 @@ def test_a_file_that_fails_to_close_is_no_further_fault(
 
 
 def test_a_connection_whose_file_fails_to_close_can_be_ended(
-    connection: Connection, spools: Spools
+    connection: Connection, store: SpyStore
 ) -> None:
-    spools.make = Stubborn
+    store.make = Stubborn
     connection.receive(post(300) + b"x" * 200)
     connection.fault()
     assert connection.state is State.CLOSING
 
 
 def test_ending_a_connection_leaves_a_body_that_was_taken_alone(
-    connection: Connection, spools: Spools
+    connection: Connection, store: SpyStore
 ) -> None:
     request_of(connection, post(200) + b"x" * 200)
     body = connection.take_body()
@@ -424,7 +413,7 @@ def test_ending_a_connection_leaves_a_body_that_was_taken_alone(
 
 @pytest.mark.parametrize("cut", [0, 1, 5, len(GET) - 1])
 def test_what_was_not_used_lets_another_connection_go_on(
-    connection: Connection, spools: Spools, cut: int
+    connection: Connection, store: SpyStore, cut: int
 ) -> None:
     request_of(connection, POST + b"hello" + GET[:cut])
     connection.take_body()
@@ -432,7 +421,7 @@ def test_what_was_not_used_lets_another_connection_go_on(
     connection.next_request()
     unparsed = connection.unparsed()
     assert unparsed == GET[:cut]
-    other = Connection(HTTPLimits(), spools)
+    other = Connection(HTTPLimits(), store)
     if unparsed:
         assert other.receive(unparsed) is None
         assert other.head_just_began
@@ -447,7 +436,7 @@ BYTES = {Event.PART_OF_HEAD: PUT[:5], Event.HEAD_WITH_BODY: POST, Event.REQUEST:
 
 
 def in_state(state: State) -> Connection:
-    connection = Connection(HTTPLimits(), io.BytesIO)
+    connection = Connection(HTTPLimits(), SpyStore())
     if state is State.RECEIVING_HEAD:
         connection.receive(b"P")
     elif state is State.RECEIVING_BODY:

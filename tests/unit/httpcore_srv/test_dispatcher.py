@@ -4,107 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from httpcore_srv.dispatcher import QUICK_NS, QUICK_RUN, Dispatcher
-from httpcore_srv.event_loop import EventLoop
-from httpcore_srv.sentinel import PATIENCE
-from httpcore_srv.thread_pool import ThreadPool
-from tests.fakes.worker import FakeClock, FakeSlot
-
-BOUND_S = 10.0
-
-
-class FakeStream:
-    """A request whose application does what the test says; remembers what became of it."""
-
-    def __init__(
-        self, app: Callable[[], None] = lambda: None, *, fails: bool = False, trace: list[str]
-    ) -> None:
-        self._app = app
-        self._fails = fails
-        self._trace = trace
-        self.ran_on: threading.Thread | None = None
-        self.handed_back: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def respond(self) -> bool:
-        self.ran_on = threading.current_thread()
-        self._trace.append("respond")
-        self._app()
-        return self._fails
-
-    def responded(self) -> None:
-        self._trace.append("responded")
-
-    def hand_back(self) -> None:
-        self._trace.append("hand_back")
-        self.handed_back.put("handed back")
-
-    def wait_until_handed_back(self) -> None:
-        self.handed_back.get(timeout=BOUND_S)
-
-
-class Rig:
-    """A dispatcher with a real loop and a real pool; the sentinel looks when told to."""
-
-    def __init__(self, baton: deque[object] | None = None) -> None:
-        self.clock = FakeClock()
-        self.loop = EventLoop(self.clock)
-        if baton is not None:
-            self.loop.baton = baton
-        self.started: list[threading.Thread] = []
-        self.pool = ThreadPool(1, 4, 600.0, self._start)
-        self.slot = FakeSlot()
-        self.trace: list[str] = []
-        self.freed: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self.dispatcher = Dispatcher(self.loop, self.pool, self.slot, self._freed, self._lead)
-        self.sentinel = self.dispatcher.sentinel
-
-    def _start(self, target: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        self.started.append(thread)
-        thread.start()
-
-    def _lead(self) -> None:
-        self.loop.run()
-
-    def _freed(self) -> None:
-        self.trace.append("freed")
-        self.freed.put(self.pool.lock.acquire(timeout=BOUND_S))
-        self.pool.lock.release()
-
-    def stream(self, app: Callable[[], None] = lambda: None, *, fails: bool = False) -> FakeStream:
-        return FakeStream(app, fails=fails, trace=self.trace)
-
-    def run(self, app: Callable[[], None] = lambda: None, *, fails: bool = False) -> bool:
-        return self.dispatcher.run(self.stream(app, fails=fails))
-
-    def run_pooled(self, duration_ns: int = 0, *, fails: bool = False) -> None:
-        """Run one request through the queue, to its end."""
-        stream = self.stream(lambda: self.clock.advance(duration_ns / 1e9), fails=fails)
-        assert not self.dispatcher.run(stream)
-        stream.wait_until_handed_back()
-        assert self.freed.get(timeout=BOUND_S)
-
-    def get_stuck(self) -> None:
-        """What an application does that is slow: the sentinel comes in the middle of it."""
-        self.clock.advance(QUICK_NS / 1e9)
-        assert any(self.sentinel.look() for _ in range(PATIENCE + 1))
-
-    def counters(self) -> tuple[int, int, int, int]:
-        slot = self.slot
-        return slot.begun_count, slot.inline_count, slot.pooled_count, slot.errors
-
-    def close(self) -> None:
-        self.loop.stop()
-        self.pool.close()
-        for thread in self.started:
-            thread.join(BOUND_S)
-            assert not thread.is_alive(), f"{thread.name} did not leave"
-        self.loop.close()
+from httpcore_srv.dispatcher import QUICK_NS, QUICK_RUN
+from httpcore_srv.sentinel import ALERT_NS, CALM_PERIOD_S, PERIOD_S
+from tests.unit.httpcore_srv.dispatcher_rig import BOUND_S, Contested, FakeStream, Rig
 
 
 @pytest.fixture
@@ -212,7 +120,7 @@ def test_each_batch_says_anew_that_the_worker_is_busy(rig: Rig) -> None:
     for _ in range(2):
         rig.run(lambda: seen.append(rig.slot.busy_count))
         with rig.pool.lock:
-            rig.slot.publish(0, 0, 0, 0, 0)
+            rig.slot.publish(0, 0, 0, 0, 0, 0, 0)
             rig.dispatcher.flush()
     assert seen == [1, 1]
 
@@ -223,6 +131,31 @@ def test_inline_requests_are_counted(rig: Rig) -> None:
         rig.run(lambda: counted.append(rig.counters()), fails=fails)
     assert counted == [(1, 0, 0, 0), (2, 1, 0, 0), (3, 2, 0, 1), (4, 3, 0, 1)]
     assert rig.counters() == (4, 4, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("computes", "pause_s"), [(False, PERIOD_S), (True, CALM_PERIOD_S)], ids=["waits", "computes"]
+)
+def test_a_request_that_waited_for_a_moment_makes_the_sentinel_look_more_often(
+    rig: Rig, computes: bool, pause_s: float
+) -> None:
+    def app() -> None:
+        rig.clock.advance(2 * QUICK_NS / 1e9)
+        began_ns = time.thread_time_ns()
+        while computes and time.thread_time_ns() - began_ns <= QUICK_NS:
+            pass
+
+    rig.run(app)  # nothing is known before the first, so it has raised the alarm
+    alert_ends_ns = rig.clock() + ALERT_NS
+    rig.run(app)
+    rig.clock.now_ns = alert_ends_ns
+    assert rig.sentinel.pause_s() == pause_s
+
+
+def test_quick_requests_leave_the_sentinel_calm(rig: Rig) -> None:
+    for _ in range(5):
+        rig.run(lambda: rig.clock.advance((QUICK_NS - 1) / 1e9))
+    assert rig.sentinel.pause_s() == CALM_PERIOD_S
 
 
 # -- the sentinel comes --------------------------------------------------------------------
@@ -295,22 +228,6 @@ def test_a_late_thread_does_not_take_the_baton_of_the_one_who_leads_now(rig: Rig
     assert list(rig.loop.baton) == [others]
 
 
-class Contested(deque[object]):
-    """The sentinel's thread takes the baton and is then not scheduled for a while."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken = threading.Event()
-        self.go_on = threading.Event()
-
-    def pop(self) -> object:  # type: ignore[override]
-        item = super().pop()
-        if threading.current_thread().name == "looking":
-            self.taken.set()
-            assert self.go_on.wait(BOUND_S)
-        return item
-
-
 def test_a_stuck_call_may_end_before_the_sentinel_has_counted_it() -> None:
     baton = Contested()
     rig = Rig(baton)
@@ -350,6 +267,21 @@ def test_a_pooled_request_leaves_the_leader_its_baton(pooled: Rig) -> None:
     stream.wait_until_handed_back()
     assert stream.ran_on in pooled.started
     assert seen == [0]
+
+
+def test_without_a_thread_to_be_had_the_leader_runs_the_request_itself(
+    pooled: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(target: object, name: str) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(pooled.pool, "_start_thread", no_thread)
+    stream = pooled.stream()
+    assert not pooled.dispatcher.run(stream)
+    assert stream.ran_on is threading.current_thread()
+    assert pooled.trace == ["respond", "responded"]
+    assert pooled.counters() == (1, 1, 0, 0)
+    assert (pooled.pool.busy, pooled.pool.alive) == (0, 1)
 
 
 def test_a_thread_is_free_before_its_connection_is_handed_back(pooled: Rig) -> None:

@@ -537,7 +537,35 @@ def test_a_timer_that_is_overdue_is_not_waited_for(
 ) -> None:
     timed.timers.schedule(Alarm(lambda: None), clock.now_ns - 5_000_000_000)
     assert lead(timed)
-    assert waits_s == [0.0]
+    assert set(waits_s) == {0.0}
+
+
+def test_what_came_while_the_process_was_stopped_goes_before_what_is_overdue(
+    timed: EventLoop, clock: FakeClock, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process that was stopped comes back from its wait with nothing, its time being over.
+    look = WaitRecorder.poll
+    ours, theirs = pairs()
+    order: list[str] = []
+
+    def stopped(self: WaitRecorder, timeout: float, maxevents: int) -> list[tuple[int, int]]:
+        if WaitRecorder.waits_s:
+            return look(self, timeout, maxevents)
+        WaitRecorder.waits_s.append(timeout)
+        theirs.send(b"x")
+        clock.advance(60)
+        return []
+
+    def read(mask: int) -> bool:
+        order.append("event")
+        ours.recv(10)
+        return False
+
+    monkeypatch.setattr(WaitRecorder, "poll", stopped)
+    timed.register(ours.fileno(), select.EPOLLIN, read)
+    timed.timers.schedule(Alarm(lambda: order.append("timer")), clock.now_ns + 5_000_000_000)
+    assert lead(timed)
+    assert order == ["event", "timer"]
 
 
 def test_nothing_is_waited_for_while_a_call_is_posted(

@@ -159,3 +159,26 @@ def test_a_cache_never_lets_anything_through() -> None:
     parse("A: b")
     assert status("Host: a") == 400  # the second one, though the value is known
     assert status("A : b") == 400
+
+
+REFUSING = HTTPLimits(refuse_underscores=True)
+
+
+@pytest.mark.parametrize(
+    "line", ["X_Forwarded_For: a", "Content_Length: 5", "_: a", "A_: a", "X-A_b: c"]
+)
+def test_a_name_with_an_underscore_is_left_out_or_refused_as_told(line: str) -> None:
+    block = parse(line, "X-Other: b")
+    assert block.environ == {"HTTP_HOST": "a", "HTTP_X_OTHER": "b"}
+    assert status(line, limits=REFUSING) == 400
+    assert status("X-Other: b", line, minor=0, limits=REFUSING) == 400
+
+
+def test_an_underscore_in_a_value_is_no_fault() -> None:
+    assert parse("X-A: b_c", limits=REFUSING).environ["HTTP_X_A"] == "b_c"
+
+
+def test_the_name_that_was_refused_is_not_told_by_its_value() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse("X_Secret: password", limits=REFUSING)
+    assert "password" not in caught.value.message

@@ -260,9 +260,40 @@ def test_heads_show_nothing_but_the_request_line() -> None:
     assert (head.target, head.minor, head.keep_alive, head.authority) == ("/a?b", 1, True, None)
 
 
+CONNECT = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n"
+PASSING = HTTPLimits(pass_connect=True)
+
+
+def test_connect_is_passed_on_or_refused_as_told() -> None:
+    # One after the other, for a line that was judged is remembered.
+    for _ in range(2):
+        passing = new(PASSING)
+        passing.receive_data(CONNECT)
+        head = head_of(passing.next_message())
+        assert (head.method, head.target, head.path) == ("CONNECT", "example.com:443", "")
+        assert not head.keep_alive, "what follows may be meant for a tunnel"
+        refusing = new()
+        refusing.receive_data(CONNECT)
+        with pytest.raises(ProtocolError) as caught:
+            refusing.next_message()
+        assert caught.value.status == 501
+
+
+@pytest.mark.parametrize("target", ["/", "*", "example.com", "http://example.com/", ":443", "a:b"])
+@pytest.mark.parametrize("limits", [HTTPLimits(), PASSING])
+def test_connect_needs_host_and_port_either_way(target: str, limits: HTTPLimits) -> None:
+    parser = new(limits)
+    parser.receive_data(CONNECT.replace(b"CONNECT example.com:443", b"CONNECT " + target.encode()))
+    with pytest.raises(ProtocolError) as caught:
+        parser.next_message()
+    assert caught.value.status == 400
+
+
 def test_an_error_knows_its_status() -> None:
     error = ProtocolError(431, "too much")
     assert (error.status, error.message, str(error)) == (431, "too much", "431: too much")
+    assert error.retry_after_s == 0
+    assert ProtocolError(503, "full", retry_after_s=3).retry_after_s == 3
 
 
 @pytest.mark.parametrize(
@@ -274,6 +305,14 @@ def test_an_error_knows_its_status() -> None:
         lambda: HTTPTimeouts(body_s=float("nan")),
         lambda: HTTPSettings(min_threads=0),
         lambda: HTTPSettings(min_threads=3, max_threads=2),
+        lambda: HTTPLimits(max_connections=0),
+        lambda: HTTPLimits(max_buffered_bytes=0),
+        lambda: HTTPLimits(body_memory_bytes=0),
+        lambda: HTTPLimits(max_connections_per_address=-1),
+        lambda: HTTPTimeouts(linger_s=0),
+        lambda: HTTPTimeouts(min_rate=-1),
+        lambda: HTTPTimeouts(request_s=-0.5),
+        lambda: HTTPTimeouts(queue_s=float("nan")),
         lambda: HTTPSettings(thread_idle_s=0),
     ],
 )
@@ -284,5 +323,11 @@ def test_settings_that_make_no_sense_are_refused(settings: Callable[[], object])
 
 def test_some_settings_may_be_zero() -> None:
     assert HTTPLimits(max_body_bytes=0).max_body_bytes == 0
+    assert HTTPLimits(max_chunk_extension_bytes=0).max_chunk_extension_bytes == 0
     assert HTTPTimeouts(keep_alive_s=0).keep_alive_s == 0
+    assert HTTPTimeouts(min_rate=0).min_rate == 0
+    assert HTTPTimeouts().request_s == HTTPTimeouts().queue_s == 0
+    assert HTTPSettings(max_streams=0).max_streams == 0
+    with pytest.raises(ValueError, match="max_streams must not be below 0"):
+        HTTPSettings(max_streams=-1)
     assert HTTPSettings().limits == HTTPLimits()

@@ -11,7 +11,13 @@ import pytest
 
 from httpcore_srv import response_writer
 from httpcore_srv.errors import AppError
-from httpcore_srv.response_writer import SERVER, Framing, encode_head, error_page
+from httpcore_srv.response_writer import (
+    SERVER,
+    Framing,
+    encode_head,
+    encode_interim,
+    error_page,
+)
 
 DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 DATE_VALUE = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -414,3 +420,32 @@ def test_an_error_page_for_head_is_its_head() -> None:
 def test_an_error_page_takes_further_lines() -> None:
     page = error_page(503, date=DATE, extra="Retry-After: 1\r\n")
     assert b"\r\nRetry-After: 1\r\n" in page.partition(b"\r\n\r\n")[0] + b"\r\n"
+
+
+# -- interim responses -----------------------------------------------------------------------------
+
+
+def test_an_interim_response_is_a_head_with_the_given_fields_only() -> None:
+    data = encode_interim(103, [("Link", "</a.css>; rel=preload"), ("X-Any", "")])
+    assert data == (b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nX-Any: \r\n\r\n")
+    assert encode_interim(100, []) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive", "Upgrade", "TE", "Trailer",
+     "Proxy-Connection", "Date", "Server"],
+)  # fmt: skip
+def test_an_interim_response_has_no_place_for_what_the_final_one_says(name: str) -> None:
+    for spelling in (name, name.lower(), name.upper()):
+        with pytest.raises(AppError, match="no place in an interim response"):
+            encode_interim(103, [(spelling, "5")])
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("Li nk", "a"), ("Link", "a\r\nb"), ("Link", "\u20ac"), ("Link", 1), ("Link",), None, 5, "ab"],
+)
+def test_a_bad_field_of_an_interim_response_is_the_applications_error(pair: Any) -> None:
+    with pytest.raises(AppError):
+        encode_interim(103, [pair])

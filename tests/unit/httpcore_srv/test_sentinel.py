@@ -49,7 +49,8 @@ class Watch:
         )
         self._clock = clock
 
-    def _take(self) -> None:
+    def _take(self, what: object) -> None:
+        assert what == "a stream"
         assert not self.baton, "told before the baton was held"
         self.taken += 1
 
@@ -331,7 +332,8 @@ class Watcher:
         self.steps.wait_for_pause()
         (self.thread,) = set(threading.enumerate()) - before
 
-    def _take(self) -> None:
+    def _take(self, what: object) -> None:
+        assert what == "a stream"
         self.taken.put(threading.current_thread())
 
     def begin_call(self) -> None:

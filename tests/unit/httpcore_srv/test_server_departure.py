@@ -446,14 +446,18 @@ def test_a_stopping_worker_without_descriptors_does_not_spin(
     listener = Exhausted()
     try:
         with worker(listener=listener, clock_ns=clock) as server:
-            idle = server.connect()
-            idle.ask()
+            busy = server.connect()
+            busy.send(GET[:5])  # nothing that could be closed to make room
+            server.until_connections(1)
             stopping(server, linger_s=60)
             listener.exhausted = True
             late = server.connect()
             late.send(GET)
+            server.slot.until(lambda: server.slot.incidents.get("ACCEPT_PAUSED", 0) > 0)
             rounds = server.slot.rounds
-            idle.assert_silent(0.3)
+            late.assert_silent(0.3)
             assert server.slot.rounds - rounds < 60
+            busy.send(GET[5:])
+            assert busy.response().status == 200
     finally:
         listener.close()

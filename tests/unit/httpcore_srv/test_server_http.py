@@ -469,9 +469,9 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         file.raw.close()
 
 
-def test_a_body_whose_last_bytes_find_the_disk_full_is_a_503(full_disk: None) -> None:
+def test_a_body_whose_last_bytes_find_the_disk_full_is_a_507(full_disk: None) -> None:
     with worker(settings=SMALL_MEMORY) as server:
-        assert server.connect().ask(post("/", b"x" * 2000)).status == 503
+        assert server.connect().ask(post("/", b"x" * 2000)).status == 507
         assert server.connect().ask(GET).status == 200
 
 
@@ -485,9 +485,9 @@ def test_a_client_that_leaves_half_a_body_on_a_full_disk_costs_nothing(full_disk
         assert server.connect().ask(GET).status == 200
 
 
-def test_a_body_that_finds_the_disk_full_is_a_503(full_disk: None) -> None:
+def test_a_body_that_finds_the_disk_full_is_a_507(full_disk: None) -> None:
     with worker(settings=SMALL_MEMORY) as server, server.connect() as client:
-        assert client.ask(post("/", b"x" * 200_000)).status == 503
+        assert client.ask(post("/", b"x" * 200_000)).status == 507
         assert server.connect().ask(GET).status == 200
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import logging
 import threading
 from collections.abc import Iterable, Iterator
 
@@ -11,6 +11,7 @@ import pytest
 
 from httpcore_srv import HTTPLimits, HTTPSettings, HTTPTimeouts
 from httpcore_srv.connection import State
+from httpcore_srv.farewell import PATIENCE
 from httpcore_srv.wsgi import Environ, StartResponse
 from tests.fakes.worker import BOUND_S, FakeClock
 from tests.unit.httpcore_srv.worker_in_thread import (
@@ -92,10 +93,28 @@ def test_a_client_that_goes_on_sending_can_read_why_it_was_refused() -> None:
 
 
 def test_a_client_that_sends_for_ever_after_a_refusal_is_cut() -> None:
-    with worker(settings=TIGHT) as server, server.connect() as client:
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            client.send(post("/", b"x" * (64 * MEGABYTE)))
+    clock = FakeClock()
+    with worker(settings=TIMED, clock_ns=clock) as server, server.connect() as client:
+        assert client.ask(b"nonsense\r\n\r\n").status == 400
+        for _ in range(PATIENCE):
+            # Each time it has sent something within the linger timeout.
+            server.until_connections(1)
+            client.send(b"x" * MEGABYTE)
+            server.until_next_round()
+            server.pass_time(clock, TIMEOUTS.linger_s - 0.3)
+            server.until_next_round()
+        for _ in range(2):
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                client.send(b"x")
+            server.pass_time(clock, TIMEOUTS.linger_s - 0.3)
         server.until_connections(0)
+
+
+def test_a_client_that_sends_an_upload_after_a_refusal_gets_the_refusal() -> None:
+    with worker(settings=TIGHT) as server, server.connect() as client:
+        client.send(post("/", b"x" * (8 * MEGABYTE)))
+        assert client.response().status == 413
+        client.assert_closed()
 
 
 def test_a_refused_client_that_does_not_close_is_closed_after_the_linger() -> None:
@@ -240,11 +259,11 @@ def test_a_slow_reader_of_a_stream_waits_in_its_own_thread() -> None:
         slow = server.connect(receive_buffer_bytes=4096)
         slow.send(get("/stream"))
         slow.head()
-        server.slot.until(lambda: server.slot.busy_count == 1)
+        server.slot.until(lambda: (server.slot.streams, server.slot.busy_count) == (1, 0))
         with server.connect() as quick:
             assert quick.ask().text == "hello"
         assert sum(map(len, slow.chunks())) == 10 * MEGABYTE
-        server.slot.until(lambda: server.slot.busy_count == 0)
+        server.slot.until(lambda: server.slot.streams == 0)
 
 
 def test_a_stream_is_flushed_piece_by_piece() -> None:
@@ -304,9 +323,11 @@ def test_a_client_that_reads_nothing_of_a_stream_is_cut() -> None:
         client = server.connect(receive_buffer_bytes=4096)
         client.send(get("/stream"))
         client.head()
+        server.slot.until(lambda: server.slot.streams == 1)
         server.until_connections(0)
-        server.slot.until(lambda: server.slot.busy_count == 0)
+        server.slot.until(lambda: server.slot.streams == 0)
         assert server.slot.pooled_count == 1
+        assert server.slot.incidents == {"STALLED": 1}
 
 
 def test_the_iterable_of_a_client_that_has_gone_is_closed() -> None:
@@ -331,33 +352,6 @@ def test_the_iterable_of_a_client_that_has_gone_is_closed() -> None:
         client.close()
         assert closed.wait(BOUND_S)
         server.until_connections(0)
-
-
-# -- descriptors ------------------------------------------------------------------------------
-
-
-def test_accepting_rests_when_descriptors_have_run_out_and_goes_on_by_itself(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    clock = FakeClock()
-    listener = WrappedListener()
-    with worker(listener=listener, clock_ns=clock) as server, server.connect() as kept:
-        kept.ask()
-        listener.failures.append(OSError(errno.EMFILE, "Too many open files"))
-        late = server.connect()
-        late.send(GET)
-        server.slot.until(lambda: not listener.failures)
-        rounds = server.slot.rounds
-        for _ in range(3):
-            assert kept.ask().status == 200  # those who are here are served on
-        late.assert_silent()
-        assert server.slot.rounds - rounds < 20, "the loop spins"
-        server.pass_time(clock, 1.1)
-        assert late.response().status == 200
-    assert [r.message for r in caplog.records if r.levelno >= logging.ERROR] == [
-        "cannot accept connections for a second: Too many open files"
-    ]
-    listener.close()
 
 
 # -- what once went wrong ---------------------------------------------------------------------

@@ -5,133 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
 
 import pytest
 
-from httpcore_srv.thread_pool import ThreadPool, start_daemon_thread
-
-BOUND_S = 10.0
-LONG_S = 600.0  # an idle time that does not pass during a test
-SHORT_S = 0.01
-
-
-class WatchedLock:
-    """A lock, with which a test can wait for what it guards to become so."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
-        self.entered_by: list[threading.Thread] = []
-        self.after_release: Callable[[], None] | None = None
-
-    def __enter__(self) -> None:
-        self._condition.acquire()
-        self.entered_by.append(threading.current_thread())
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._condition.notify_all()
-        after, self.after_release = self.after_release, None
-        self._condition.release()
-        if after is not None:
-            after()
-
-    def wait_for(self, what: Callable[[], bool]) -> None:
-        with self._condition:
-            assert self._condition.wait_for(what, BOUND_S), "it never became so"
-
-
-class Threads:
-    """Starts threads and knows them; or cannot."""
-
-    def __init__(self) -> None:
-        self.started: list[threading.Thread] = []
-        self.names: list[str] = []
-        self.exhausted = False
-        self.hold_back: threading.Event | None = None  # new threads get no core until it is set
-
-    def start(self, target: Callable[[], None], name: str) -> None:
-        if self.exhausted:
-            raise RuntimeError("can't start new thread")
-        if self.hold_back is not None:
-            target = self._late(target, self.hold_back)
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        self.started.append(thread)
-        self.names.append(name)
-        thread.start()
-
-    @staticmethod
-    def _late(target: Callable[[], None], go_on: threading.Event) -> Callable[[], None]:
-        def run() -> None:
-            assert go_on.wait(BOUND_S)
-            target()
-
-        return run
-
-    def join(self) -> None:
-        for thread in self.started:
-            thread.join(BOUND_S)
-            assert not thread.is_alive(), f"{thread.name} did not leave"
-
-
-class Request:
-    """A job that ends when the test says so, as a request does."""
-
-    def __init__(self, pool: ThreadPool) -> None:
-        self._pool = pool
-        self.begun: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
-        self._may_end = threading.Event()
-
-    def __call__(self) -> None:
-        self.begun.put(threading.current_thread())
-        assert self._may_end.wait(BOUND_S), "a request that nobody ended"
-        with self._pool.lock:
-            self._pool.ended()
-
-    def wait_until_begun(self) -> threading.Thread:
-        return self.begun.get(timeout=BOUND_S)
-
-    def end(self) -> None:
-        self._may_end.set()
-
-
-class Rig:
-    """A pool, its threads and its lock."""
-
-    def __init__(self, min_threads: int, idle_s: float) -> None:
-        self.threads = Threads()
-        self.pool = ThreadPool(min_threads, 4, idle_s, self.threads.start)
-        self.lock = WatchedLock()
-        self.pool.lock = self.lock  # type: ignore[assignment]
-        self.requests: list[Request] = []
-
-    def submit(self) -> Request:
-        request = Request(self.pool)
-        self.requests.append(request)
-        self.pool.submit(request)
-        return request
-
-    def run_together(self, count: int) -> None:
-        """Run requests to their end, each on a thread of its own."""
-        requests = [self.submit() for _ in range(count)]
-        for request in requests:
-            request.wait_until_begun()
-        for request in requests:
-            request.end()
-
-    def wait_for_idle(self, count: int) -> None:
-        self.lock.wait_for(lambda: self.pool.idle == count)
-
-    def close(self) -> None:
-        for request in self.requests:
-            request.end()
-        self.pool.close()
-        self.threads.join()
-
+from httpcore_srv.thread_pool import start_daemon_thread
+from tests.unit.httpcore_srv.pool_rig import BOUND_S, LONG_S, SHORT_S, Rig
 
 MakeRig = Callable[..., Rig]
 
@@ -218,7 +96,7 @@ def test_jobs_begin_in_the_order_in_which_they_came(rig: Rig) -> None:
     begun: list[int] = []
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
     rig.submit().wait_until_begun()
-    rig.threads.exhausted = True  # so that they queue up behind the one
+    rig.threads.hold_back = threading.Event()  # so that they queue up behind the one
 
     def job(number: int) -> Callable[[], None]:
         def call() -> None:
@@ -234,6 +112,7 @@ def test_jobs_begin_in_the_order_in_which_they_came(rig: Rig) -> None:
     rig.requests[0].end()
     for _ in range(5):
         done.get(timeout=BOUND_S)
+    rig.threads.hold_back.set()
     assert begun == list(range(5))
 
 
@@ -243,9 +122,7 @@ def test_jobs_begin_in_the_order_in_which_they_came(rig: Rig) -> None:
 def test_a_job_run_aside_is_not_busy_and_knows_no_limit(rig: Rig) -> None:
     for _ in range(rig.pool.max_threads):
         rig.submit().wait_until_begun()
-    aside = Request(rig.pool)
-    rig.requests.append(aside)
-    rig.pool.run_aside(aside)
+    aside = rig.run_aside()
     assert aside.wait_until_begun() not in set(rig.threads.started[:-1])
     assert rig.pool.busy == rig.pool.max_threads
     assert rig.pool.alive == rig.pool.max_threads + 2
@@ -256,9 +133,7 @@ def test_a_job_run_aside_takes_an_idle_thread_if_there_is_one(rig: Rig) -> None:
     thread = request.wait_until_begun()
     request.end()
     rig.wait_for_idle(1)
-    aside = Request(rig.pool)
-    rig.requests.append(aside)
-    rig.pool.run_aside(aside)
+    aside = rig.run_aside()
     assert aside.wait_until_begun() is thread
     assert rig.pool.idle == 0
 
@@ -375,38 +250,43 @@ def test_the_main_thread_stays_although_others_are_busy(make_rig: MakeRig) -> No
 # -- no more threads to be had -------------------------------------------------------------
 
 
-def test_a_job_whose_thread_cannot_be_started_runs_when_a_thread_comes_back(
+def test_a_job_whose_thread_cannot_be_started_is_not_taken(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = rig.submit()
-    thread = first.wait_until_begun()
+    first.wait_until_begun()
     rig.threads.exhausted = True
-    second = rig.submit()
+    assert not rig.pool.submit(lambda: pytest.fail("it ran all the same"))
     assert "cannot start another thread" in caplog.text
-    assert (rig.pool.busy, rig.pool.alive) == (2, 2)
+    assert (rig.pool.busy, rig.pool.alive, rig.pool.idle) == (1, 2, 0)
     first.end()
-    assert second.wait_until_begun() is thread
-    second.end()
     rig.wait_for_idle(1)
-    assert (rig.pool.busy, rig.pool.alive) == (0, 2)
+    assert rig.submit().wait_until_begun() is rig.threads.started[0]
+
+
+def test_a_job_needs_no_new_thread_where_one_is_idle(rig: Rig) -> None:
+    rig.run_together(1)
+    rig.wait_for_idle(1)
+    rig.threads.exhausted = True
+    assert rig.submit().wait_until_begun() is rig.threads.started[0]
 
 
 def test_a_thread_that_has_a_job_waiting_is_not_promised_another(rig: Rig) -> None:
     first = rig.submit()
     thread = first.wait_until_begun()
     rig.threads.exhausted = True
-    second = rig.submit()
+    second = rig.run_aside()
     first.end()
-    second.wait_until_begun()
+    assert second.wait_until_begun() is thread
     rig.threads.exhausted = False
     third = rig.submit()
     assert third.wait_until_begun() is not thread
     assert rig.pool.alive == 3
 
 
-def test_a_job_without_any_thread_runs_with_the_next_one_that_starts(rig: Rig) -> None:
+def test_a_spare_job_without_any_thread_runs_with_the_next_one_that_starts(rig: Rig) -> None:
     rig.threads.exhausted = True
-    first = rig.submit()
+    first = rig.run_aside()
     rig.threads.exhausted = False
     second = rig.submit()
     thread = first.wait_until_begun()
@@ -425,9 +305,7 @@ def test_a_spare_thread_that_cannot_be_started_is_replaced_by_one_that_comes_bac
     first = rig.submit()
     thread = first.wait_until_begun()
     rig.threads.exhausted = True
-    aside = Request(rig.pool)
-    rig.requests.append(aside)
-    rig.pool.run_aside(aside)
+    aside = rig.run_aside()
     first.end()
     assert aside.wait_until_begun() is thread
 
@@ -456,13 +334,14 @@ def test_closing_releases_busy_threads_when_they_have_finished(rig: Rig) -> None
 
 def test_jobs_submitted_before_the_end_still_run(rig: Rig) -> None:
     first = rig.submit()
-    first.wait_until_begun()
-    rig.threads.exhausted = True
+    thread = first.wait_until_begun()
+    rig.threads.hold_back = threading.Event()
     second = rig.submit()
     rig.pool.close()
     first.end()
-    second.wait_until_begun()
+    assert second.wait_until_begun() is thread
     second.end()
+    rig.threads.hold_back.set()
     rig.threads.join()
 
 

@@ -74,6 +74,38 @@ def test_a_record_is_one_write(error_fd: int, monkeypatch: pytest.MonkeyPatch) -
     assert written[0].endswith(b"one\ntwo\n")
 
 
+FORGED = "2026-01-01T00:00:00.000+00:00 [1] info: nothing happened"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("a\tb", "a\tb"),
+        ("a\nb", "a\nb"),
+        ("a\r\nb", "a\\r\nb"),
+        ("\x1b[2J\x00\x7f", "\\x1b[2J\\x00\\x7f"),
+        ("\x85\x9b", "\\x85\\x9b"),
+        ("caf\xe9 \u2014 \U0001f600", "caf\xe9 \u2014 \U0001f600"),
+        (f"a\n{FORGED}", f"a\n  {FORGED}"),
+        (f"a\n\n\n{FORGED}\n{FORGED}", f"a\n\n\n  {FORGED}\n  {FORGED}"),
+        (f"a\r\n{FORGED}", f"a\\r\n  {FORGED}"),
+    ],
+)
+@pytest.mark.parametrize("in_exception", [False, True])
+def test_nothing_that_is_logged_can_pretend_to_be_a_record_or_move_the_cursor(
+    error_fd: int, message: str, shown: str, in_exception: bool
+) -> None:
+    logs.configure(fd=error_fd)
+    log = logging.getLogger("smart_http.app")
+    if in_exception:
+        log.error("failed", exc_info=ValueError(message))
+    else:
+        log.error("%s", message)
+    text = os.pread(error_fd, 1 << 16, 0).decode()
+    assert text.endswith(f": {shown}\n")
+    assert [number for number, line in enumerate(text.split("\n")) if LINE.fullmatch(line)] == [0]
+
+
 def test_a_write_that_stops_half_way_is_continued(
     error_fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

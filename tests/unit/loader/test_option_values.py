@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,11 @@ from loader import UsageError, values
         (values.switch, "off", False),
         (values.switch_off, "true", False),
         (values.switch_off, "no", True),
+        (values.choice({"drop": 1, "refuse": None}), "drop", 1),
+        (values.choice({"drop": 1, "refuse": None}), "Refuse", None),
         (values.log_level, "DEBUG", "debug"),
+        (values.directory, "/tmp", "/tmp"),
+        (values.writable_directory, "/tmp/", "/tmp"),
         (values.output_file_or_stderr, "-", "-"),
     ],
 )
@@ -64,7 +69,11 @@ def test_a_good_value_is_read(read: Callable[[str], object], text: str, value: o
         (values.switch, "maybe", "neither yes nor no"),
         (values.log_level, "loud", "give one of debug, info, warning, error, critical"),
         (values.directory, "/no/such/place", "there is no directory /no/such/place"),
-        (values.directory, "/dev/null", "/dev/null is not a directory"),
+        (values.directory, "/dev/null", "/dev/null is a file; give a directory"),
+        (values.writable_directory, "/dev/null", "/dev/null is a file; give a directory"),
+        (values.writable_directory, "/no/such/place", "there is no directory /no/such/place"),
+        (values.choice({"drop": 1, "refuse": 2}), "keep", "no such choice; give drop or refuse"),
+        (values.choice({"drop": 1, "refuse": 2}), "", "no such choice; give drop or refuse"),
         (values.directory, "--port", "a file name was expected here (write ./--port"),
         (values.output_file, "/", "/ is a directory; give the name of a file"),
         (values.output_file, "/no/such/place/x", "no directory /no/such/place; make it first"),
@@ -85,6 +94,16 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert values.directory(".") == str(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert values.output_file("~/x") == f"{tmp_path}/x"
+
+
+@pytest.mark.parametrize("missing", [os.W_OK, os.X_OK])
+def test_a_directory_in_which_no_file_can_be_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    # Root may write everywhere, so the system is asked in its stead.
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & missing)
+    with pytest.raises(UsageError, match="cannot be written to; give another, or change its"):
+        values.writable_directory(str(tmp_path))
 
 
 def test_a_current_directory_that_is_gone_is_said(

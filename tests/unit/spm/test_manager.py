@@ -477,6 +477,15 @@ def test_a_lost_wake_up_is_made_good() -> None:
         server.until(lambda: worker.nudges > 0, 3)
 
 
+def test_every_idle_worker_is_nudged_for_one_may_be_unable_to_accept() -> None:
+    with serving(min_workers=3, max_workers=3) as server:
+        busy, *idle = server.ready()
+        busy.begin()
+        server.queue = 1
+        server.until(lambda: all(worker.nudges for worker in idle), 3)
+        assert busy.nudges == 0
+
+
 def test_a_busy_worker_is_not_nudged() -> None:
     with serving(max_workers=1) as server:
         worker = only(server.ready())

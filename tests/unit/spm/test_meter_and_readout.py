@@ -130,6 +130,45 @@ def test_it_goes_through_json_and_is_readable_for_people() -> None:
         assert max(map(len, text.splitlines())) <= 100
 
 
+def test_streams_and_stuck_threads_are_told_apart_from_busy_ones() -> None:
+    with serving(min_workers=2) as server:
+        first, second = server.ready()
+        first.begin()
+        first.streams, first.written_off = 3, 1
+        second.streams = 4
+        server.run(0.1)
+        values = server.readout()
+        assert (values.busy_threads, values.streams, values.written_off) == (1, 7, 1)
+        assert [(w.streams, w.written_off) for w in values.workers] == [(3, 1), (4, 0)]
+        text = render(json.loads(json.dumps(values.as_dict())))
+        assert ", 7 in streams, 1 written off, " in text
+        assert max(map(len, text.splitlines())) <= 100
+
+
+def test_what_there_is_none_of_is_not_told() -> None:
+    with serving(incidents=("bad_request",)) as server:
+        server.run(0.1)
+        assert server.readout().incidents == {"bad_request": 0}
+        text = render(json.loads(json.dumps(server.readout().as_dict())))
+        for word in ("stream", "written off", "incidents", "bad"):
+            assert word not in text
+
+
+def test_incidents_are_told_by_name_and_outlive_their_worker() -> None:
+    with serving(min_workers=2, incidents=("bad_request", "too_late", "no_room")) as server:
+        first, second = server.ready()
+        first.slot.incident(0, 5)
+        second.slot.incident(0, 1)
+        second.slot.incident(2, 2)
+        server.run(0.1)
+        server.system.crash(second)
+        server.run(1)
+        values = server.readout()
+        assert values.incidents == {"bad_request": 6, "too_late": 0, "no_room": 2}
+        text = render(json.loads(json.dumps(values.as_dict())))
+        assert "incidents    bad request 6, no room 2" in text.splitlines()
+
+
 def test_memory_that_cannot_be_read_is_a_dash() -> None:
     with serving() as server:
         server.system.memory = {}

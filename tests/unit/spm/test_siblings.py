@@ -12,6 +12,7 @@ import pytest
 from spm.scoreboard import DRAIN, Scoreboard
 from spm.siblings import MAX_MESSAGE_BYTES, Inboxes, Siblings
 from spm.slot import Slot
+from tests.fakes.system import publish
 
 NOW_NS = 100_000_000_000
 SLOTS = 4
@@ -30,7 +31,7 @@ class Crew:
             slot = Slot(self.board, index, 10 + index)
             slot.started()
             slot.ready()
-            slot.publish(NOW_NS, 0, 0, 0, 1)
+            publish(slot, NOW_NS, 0, 0, 0, 1)
             self.slots.append(slot)
 
     def seen_from(self, index: int) -> Siblings:
@@ -109,7 +110,7 @@ def older_generation(crew: Crew) -> None:
 
 
 def silent(crew: Crew) -> None:
-    crew.slots[1].publish(NOW_NS - 11_000_000_000, 0, 0, 0, 1)
+    publish(crew.slots[1], NOW_NS - 11_000_000_000, 0, 0, 0, 1)
 
 
 def dead(crew: Crew) -> None:
@@ -118,7 +119,7 @@ def dead(crew: Crew) -> None:
 
 def out_of_descriptors(crew: Crew) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    crew.slots[1].publish(NOW_NS, 0, 0, limit - 100, 1)
+    publish(crew.slots[1], NOW_NS, 0, 0, limit - 100, 1)
 
 
 @pytest.mark.parametrize(
@@ -159,27 +160,27 @@ def test_a_full_worker_gets_nothing_from_a_full_one_but_does_from_a_draining_one
     crew: Crew, busy: int, waiting: int
 ) -> None:
     crew.only(1)
-    crew.slots[1].publish(NOW_NS, busy, waiting, 0, 1)
+    publish(crew.slots[1], NOW_NS, busy, waiting, 0, 1)
     assert crew.send(only_free=True) is None
     assert crew.send(only_free=False) == 1
 
 
 def test_threads_not_yet_started_count_as_free(crew: Crew) -> None:
     crew.only(1)
-    crew.slots[1].publish(NOW_NS, 1, 0, 0, threads=1)
+    publish(crew.slots[1], NOW_NS, 1, 0, 0, threads=1)
     assert crew.send(only_free=True) == 1
 
 
 def test_the_least_busy_one_gets_it(crew: Crew) -> None:
-    crew.slots[1].publish(NOW_NS, 1, 0, 0, 2)
-    crew.slots[2].publish(NOW_NS, 0, 0, 50, 2)
-    crew.slots[3].publish(NOW_NS, 0, 1, 0, 2)
+    publish(crew.slots[1], NOW_NS, 1, 0, 0, 2)
+    publish(crew.slots[2], NOW_NS, 0, 0, 50, 2)
+    publish(crew.slots[3], NOW_NS, 0, 1, 0, 2)
     assert crew.send() == 2
 
 
 def test_among_equally_busy_ones_the_one_with_fewest_connections_gets_it(crew: Crew) -> None:
     for index, connections in ((1, 30), (2, 10), (3, 20)):
-        crew.slots[index].publish(NOW_NS, 1, 0, connections, 2)
+        publish(crew.slots[index], NOW_NS, 1, 0, connections, 2)
     assert crew.send() == 2
 
 
@@ -213,7 +214,7 @@ def test_what_was_sent_counts_as_load_until_the_target_has_looked(crew: Crew) ->
     reader, writer = os.pipe()
     sent = [siblings.send(b"", reader, only_free=True) for _ in range(3)]
     assert sent == [True, True, False]
-    crew.slots[1].publish(NOW_NS + 1, 0, 0, 2, 1)
+    publish(crew.slots[1], NOW_NS + 1, 0, 0, 2, 1)
     assert siblings.send(b"", reader, only_free=True)
     while (parcel := crew.inboxes.take(1)) is not None:
         os.close(parcel[1])
@@ -222,7 +223,7 @@ def test_what_was_sent_counts_as_load_until_the_target_has_looked(crew: Crew) ->
 
 
 def test_when_the_best_inbox_is_full_the_next_best_gets_it(crew: Crew) -> None:
-    crew.slots[2].publish(NOW_NS, 1, 0, 0, 2)
+    publish(crew.slots[2], NOW_NS, 1, 0, 0, 2)
     crew.slots[3].draining()
     filler = b"x" * 60_000
     while crew.inboxes.put(1, filler, -1):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from spm import SPMS, SettingsError
+from spm.scoreboard import MAX_INCIDENTS
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,11 @@ from spm import SPMS, SettingsError
         ({"kill_after_s": 0}, "kill_after_s must be more than 0, not 0"),
         ({"metrics_interval_s": -0.5}, "metrics_interval_s must be 0 or more, not -0.5"),
         ({"memory_limit_bytes": -1}, "memory_limit_bytes must be 0 or more, not -1"),
+        ({"written_off_limit": -1}, "written_off_limit must be 0 or more, not -1"),
+        (
+            {"incidents": ("x",) * (MAX_INCIDENTS + 1)},
+            f"{MAX_INCIDENTS + 1} incidents; places: {MAX_INCIDENTS}",
+        ),
         ({"wedged_kill_s": 5}, "wedged_kill_s (5) is less than heartbeat_stale_s (10)"),
     ],
 )
@@ -54,3 +60,8 @@ def test_there_are_slots_for_two_generations() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         SPMS().min_workers = 3  # type: ignore[misc]
+
+
+def test_every_place_for_an_incident_can_be_named() -> None:
+    names = tuple(f"incident_{number}" for number in range(MAX_INCIDENTS))
+    assert SPMS(incidents=names).incidents == names

@@ -7,17 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spm.observation import WorkerState
-from spm.scoreboard import DRAIN, Row, Scoreboard
+from spm.scoreboard import DRAIN, MAX_INCIDENTS, Row, Scoreboard
 from spm.slot import Slot
 from spm.worker import Departed, Totals, WorkerHandle
+from tests.fakes.system import publish
 
 SECOND = 1_000_000_000
 words = st.integers(0, (1 << 64) - 1)
 
 
-def row_with(**fields: int) -> Row:
+def row_with(incidents: tuple[int, ...] = (0,) * MAX_INCIDENTS, **fields: int) -> Row:
     names = (field.name for field in dataclasses.fields(Row))
-    return Row(**{**dict.fromkeys(names, 0), **fields})
+    return Row(**{**dict.fromkeys(names, 0), "incidents": incidents, **fields})
 
 
 rows = st.builds(
@@ -29,6 +30,7 @@ rows = st.builds(
     handed_out=words,
     handed_in=words,
     errors=words,
+    incidents=st.tuples(*[words] * MAX_INCIDENTS),
 )
 
 
@@ -41,11 +43,14 @@ def test_counters_never_fall_and_never_leap(seen: list[Row]) -> None:
         assert totals.begun <= after.begun <= totals.begun + 2_000_000
         assert totals.ended <= after.ended <= totals.ended + 2_000_000
         assert totals.service_ns <= after.service_ns <= 4 * 8 * (look + 1) * SECOND
+        for known, count in zip(totals.incidents, after.incidents, strict=True):
+            assert known <= count <= known + 2_000_000
         totals = after
 
 
 def test_honest_counters_are_followed_exactly() -> None:
-    row = row_with(begun=500, ended=400, service_ns=3 * SECOND, errors=2)
+    incidents = tuple(range(MAX_INCIDENTS))
+    row = row_with(incidents, begun=500, ended=400, service_ns=3 * SECOND, errors=2)
     totals = Totals().follow(row, SECOND, SECOND, 8)
     assert (totals.begun, totals.ended, totals.service_ns, totals.errors) == (
         500,
@@ -53,6 +58,16 @@ def test_honest_counters_are_followed_exactly() -> None:
         3 * SECOND,
         2,
     )
+    assert totals.incidents == incidents
+
+
+def test_incidents_of_several_workers_are_added_up_each_kind_by_itself() -> None:
+    first = Totals(incidents=(1, 2, *[0] * (MAX_INCIDENTS - 2)))
+    second = Totals(errors=5, incidents=(10, 0, 30, *[0] * (MAX_INCIDENTS - 3)))
+    both = first + second
+    assert both.incidents == (11, 2, 30, *[0] * (MAX_INCIDENTS - 3))
+    assert both.errors == 5
+    assert both + Totals() == both
 
 
 @settings(deadline=None)
@@ -76,7 +91,7 @@ class Watched:
         return self.handle.state
 
     def beat(self) -> None:
-        self.slot.publish(self.now_ns, 0, 0, 0, 1)
+        publish(self.slot, self.now_ns, 0, 0, 0, 1)
 
 
 @pytest.fixture
@@ -142,6 +157,21 @@ def test_a_worker_that_leaves_of_its_own_accord_is_no_capacity(watched: Watched)
     assert watched.look() is WorkerState.EXITING
 
 
+@pytest.mark.parametrize(
+    ("limit", "written_off", "worn"),
+    [(0, 0, False), (0, 99, False), (2, 0, False), (2, 1, False), (2, 2, True), (2, 3, True)],
+)
+def test_a_worker_with_too_many_stuck_threads_is_worn(
+    watched: Watched, limit: int, written_off: int, worn: bool
+) -> None:
+    watched.slot.started()
+    watched.slot.ready()
+    publish(watched.slot, watched.now_ns, written_off=written_off)
+    watched.look()
+    assert watched.handle.seen(limit).worn is worn
+    assert watched.handle.seen(limit).state is WorkerState.READY
+
+
 def test_leaving_as_told_or_as_announced_is_no_surprise(watched: Watched) -> None:
     watched.slot.started()
     watched.slot.ready()
@@ -172,9 +202,11 @@ def test_the_dead_are_added_up(watched: Watched) -> None:
     watched.slot.ended_inline(1)
     watched.slot.ended_pooled(2)
     watched.slot.timed([1_000_000] * 3)
+    watched.slot.incident(4, 9)
     watched.look()
     assert departed.bury(watched.handle, watched.board, expected=False) == 2
     assert departed.totals.ended == 3
+    assert departed.totals.incidents[4] == sum(departed.totals.incidents) == 9
     assert sum(departed.histogram) == 3
     assert (departed.lost, departed.restarts) == (2, 1)
 
