@@ -266,6 +266,8 @@ def test_a_worn_worker_is_no_capacity_but_stays_until_its_replacement_is_ready()
     assert decide(Observation(workers=(worn(0),)), POLICY, 1000.0).spawn == 1
     waiting = decide(Observation(workers=(worn(0), starting)), POLICY, 1000.0)
     assert (waiting.spawn, waiting.retire, waiting.pending) == (0, (), True)
+    others = WorkerSeen(2, WorkerState.STARTING)
+    assert decide(Observation(workers=(worn(0), ready, others)), POLICY, 1000.0).retire == ()
     replaced = decide(Observation(workers=(worn(0), ready)), POLICY, 1000.0)
     assert replaced.retire == (0,)
     assert "stuck" in replaced.why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 
@@ -30,12 +31,14 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 
 def test_memory_that_is_taken_for_a_moment_is_seen(looked: threading.Semaphore) -> None:
     def take() -> None:
-        block = bytearray(b"x") * (20 * MB)
+        # Mapped: what malloc gives may be memory that the process has had all along.
+        block = mmap.mmap(-1, 20 * MB)
+        block.write(b"x" * (20 * MB))
         while looked.acquire(blocking=False):
             pass
         for _ in range(2):  # the first may have begun before
             assert looked.acquire(timeout=PATIENCE_S)
-        del block
+        block.close()
 
     rise = rise_during(os.getpid(), take)
     assert rise.pss > 15 * MB

@@ -319,6 +319,7 @@ def test_the_next_request_of_the_same_stream_is_counted_as_any(race: Race) -> No
     stream = rig.stream(lambda: race.take())
     assert rig.dispatcher.run(stream)
     race.count()
+    assert rig.dispatcher.running == {}, "it has ended, and is looked at"
     rig.serve()
     stream._app = lambda: None
     rig.dispatcher.inline = False
@@ -406,6 +407,7 @@ def test_a_thread_that_comes_back_serves_again_and_counts_nothing_twice(rig: Asi
     assert rig.counts() == {"idle": 1}
     assert rig.counters() == (1, 0, 1, 1)
     assert rig.slot.durations_ns == [0]
+    assert rig.dispatcher._written_off == set(), "its stream is kept for ever"
     another = rig.hold()
     assert another.ran_on is stream.ran_on
     another.end()

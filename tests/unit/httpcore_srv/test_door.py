@@ -27,7 +27,7 @@ from tests.unit.httpcore_srv.worker_in_thread import (
     worker,
 )
 
-TIMEOUTS = HTTPTimeouts(header_s=1000, keep_alive_s=1000)
+TIMEOUTS = HTTPTimeouts(header_s=600, keep_alive_s=1000)
 
 
 def limited(connections: int = 10_000, per_address: int = 0, **settings: int) -> HTTPSettings:

@@ -56,23 +56,23 @@ def flood(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("request_bytes", "status"),
+    ("request_bytes", "status", "incident"),
     [
-        (b"nonsense\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
-        (post("/", b"x" * 5001), 413),
-        (CHUNKED_HEAD + b"1389\r\n" + b"x" * 5001, 413),
-        (get("/" + "x" * 300), 414),
-        (get("/", "Expect: miracles"), 417),
-        (get("/", *(f"X-{n}: y" for n in range(11))), 431),
-        (get("/", "X: " + "y" * 1200), 431),
-        (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
-        (get("/").replace(b"1.1", b"2.0"), 505),
+        (b"nonsense\r\n\r\n", 400, "BAD_REQUEST"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "BAD_REQUEST"),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400, "BAD_REQUEST"),
+        (post("/", b"x" * 5001), 413, "BODY_TOO_LARGE"),
+        (CHUNKED_HEAD + b"1389\r\n" + b"x" * 5001, 413, "BODY_TOO_LARGE"),
+        (get("/" + "x" * 300), 414, "HEAD_TOO_LARGE"),
+        (get("/", "Expect: miracles"), 417, "BAD_REQUEST"),
+        (get("/", *(f"X-{n}: y" for n in range(11))), 431, "HEAD_TOO_LARGE"),
+        (get("/", "X: " + "y" * 1200), 431, "HEAD_TOO_LARGE"),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 501, "BAD_REQUEST"),
+        (get("/").replace(b"1.1", b"2.0"), 505, "BAD_REQUEST"),
     ],
 )
-def test_what_is_refused_is_answered_and_the_connection_closed(
-    request_bytes: bytes, status: int
+def test_what_is_refused_is_answered_counted_and_the_connection_closed(
+    request_bytes: bytes, status: int, incident: str
 ) -> None:
     with worker(settings=TIGHT) as server, server.connect() as client:
         client.send(get("/before") + request_bytes)
@@ -83,6 +83,7 @@ def test_what_is_refused_is_answered_and_the_connection_closed(
         client.close()
         server.until_connections(0)
         assert server.slot.begun_count == 1
+        assert server.slot.incidents == {incident: 1}
 
 
 def test_a_client_that_goes_on_sending_can_read_why_it_was_refused() -> None:

@@ -112,6 +112,8 @@ def test_a_response_for_which_there_is_neither_memory_nor_disk_is_cut(
     with worker(answering, limited(1000)) as server:
         slow = server.connect(receive_buffer_bytes=4096)
         slow.send(get("/8000000"))
+        # Only then read, or the socket may take all of it.
+        server.slot.until(lambda: "NO_ROOM" in server.slot.incidents)
         slow.head()
         with pytest.raises((AssertionError, ConnectionResetError)):
             slow.read(8_000_000)
@@ -168,6 +170,7 @@ def test_what_a_client_does_not_take_is_given_back(
             until_used(server, lambda used: used > 0)
         else:
             server.slot.until(lambda: "SPOOLED" in server.slot.incidents)
+        server.until_connections(1)  # or the next line could find that of before
         way_out(client)
         server.until_connections(0)
         assert server.server.store.used == 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from httpcore_srv.ports import Incident
 from spm import SPMS, SettingsError
 from spm.scoreboard import MAX_INCIDENTS
 
@@ -65,3 +66,8 @@ def test_settings_do_not_change() -> None:
 def test_every_place_for_an_incident_can_be_named() -> None:
     names = tuple(f"incident_{number}" for number in range(MAX_INCIDENTS))
     assert SPMS(incidents=names).incidents == names
+
+
+def test_there_is_a_place_for_all_that_workers_count() -> None:
+    assert sorted(Incident) == list(range(len(Incident)))
+    assert len(Incident) <= MAX_INCIDENTS
