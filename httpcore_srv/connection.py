@@ -217,7 +217,7 @@ class Connection:
             size = self._parser.unparsed_bytes
             body = self._body
             if isinstance(body, io.BytesIO):
-                size += body.getbuffer().nbytes
+                size += body.tell()  # it stands at its end until it is taken
             growth = size - self._held
             if growth <= 0 or self._store.take(growth):
                 break
@@ -308,7 +308,8 @@ class Connection:
             self._body = file = self._store.open_file()
         except OSError as error:
             raise self._store.failed("a request body", error) from None
-        self._write(file, body.getbuffer())
+        with body.getbuffer() as content:
+            self._write(file, content)
         self._flush(file)
 
     def _write(self, body: IO[bytes], piece: bytes | memoryview) -> None:

@@ -160,6 +160,18 @@ class Reload:
             self._drain_others()
         elif failed_starts >= _PATIENCE:
             self._give_up("the new workers do not come up")
+        elif len(self._fleet) >= self._settings.slots:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Let an old worker leave early: there is no slot left for a new one.
+
+        The old ones are more than the maximum then: some were silent or worn when others
+        were started in their place, and have come back.
+        """
+        old = [handle for handle in self._fleet if handle.generation != self.generation]
+        if old and not any(handle.told_to_leave for handle in self._fleet):
+            self._fleet.drain(min(old, key=lambda h: (h.row.busy + h.row.waiting, h.slot)))
 
     def _finish_if_left(self) -> None:
         if all(handle.generation == self.generation for handle in self._fleet):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 
 import pytest
 
 from httpcore_srv import HTTPServer, HTTPSettings, overseer
-from tests.fakes.worker import FakeLifeline, FakeSiblings, FakeSlot
+from tests.fakes.worker import BOUND_S, FakeLifeline, FakeSiblings, FakeSlot
 from tests.unit.httpcore_srv.worker_in_thread import (
     Echo,
     get,
@@ -48,9 +49,9 @@ def test_a_fault_of_the_loop_on_another_thread_ends_the_process(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # The thread that called `run` serves the pool by then, and would wait for ever.
-    ended: list[tuple[int, str]] = []
+    ended: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
     monkeypatch.setattr(
-        os, "_exit", lambda status: ended.append((status, threading.current_thread().name))
+        os, "_exit", lambda status: ended.put((status, threading.current_thread().name))
     )
     app = Echo()
     with worker(app, sentinel=False) as server:
@@ -59,12 +60,8 @@ def test_a_fault_of_the_loop_on_another_thread_ends_the_process(
         app.gate.entered()
         server.take_baton()
         server.server.loop.post(happen)
-        for _ in range(10_000):
-            if ended:
-                break
-            server.wake()
+        status, thread = ended.get(timeout=BOUND_S)
         app.gate.open()
-        ((status, thread),) = ended
         assert status == 1
         assert thread.startswith("smart-http-")
     (record,) = caplog.records

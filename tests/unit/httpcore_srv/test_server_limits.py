@@ -255,6 +255,22 @@ def test_a_slow_reader_of_a_large_response_holds_no_thread() -> None:
             assert len(client.read(10 * MEGABYTE)) == 10 * MEGABYTE
 
 
+def test_a_slow_reader_of_large_responses_in_a_row_holds_no_thread_either() -> None:
+    with worker(flood, HTTPSettings(max_threads=1)) as server:
+        slow = server.connect(receive_buffer_bytes=4096)
+        slow.send(get("/large") * 2)
+        slow.head()
+        left = 10 * MEGABYTE
+        while server.slot.begun_count < 2:  # the first is in the socket now, and fills it
+            left -= len(slow.read(min(left, 10_000)))
+        with server.connect() as quick:
+            assert quick.ask().text == "hello"
+        server.slot.until(lambda: server.slot.busy_count == 0)
+        assert server.slot.streams == 0
+        slow.read(left)
+        assert slow.response().content == b"x" * (10 * MEGABYTE)
+
+
 def test_a_slow_reader_of_a_stream_waits_in_its_own_thread() -> None:
     with worker(flood, HTTPSettings(max_threads=2)) as server:
         slow = server.connect(receive_buffer_bytes=4096)

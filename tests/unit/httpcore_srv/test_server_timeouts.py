@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -12,7 +13,7 @@ import pytest
 from httpcore_srv import HTTPSettings, HTTPTimeouts
 from httpcore_srv.ports import Order
 from httpcore_srv.wsgi import Environ, StartResponse
-from tests.fakes.worker import FakeClock
+from tests.fakes.worker import BOUND_S, FakeClock
 from tests.unit.httpcore_srv.worker_in_thread import (
     GET,
     Client,
@@ -301,8 +302,8 @@ def test_many_stuck_threads_are_replaced_and_counted(clock: FakeClock) -> None:
 def test_a_worker_that_leaves_does_not_wait_for_stuck_threads(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended: list[int] = []
-    monkeypatch.setattr(os, "_exit", ended.append)
+    ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+    monkeypatch.setattr(os, "_exit", ended.put)
     app = Echo()
     with worker(app, limited(request_s=REQUEST_S), clock_ns=clock) as server:
         client = stuck(server, app)
@@ -313,11 +314,8 @@ def test_a_worker_that_leaves_does_not_wait_for_stuck_threads(
         server.slot.linger = 0.0
         server.order(Order.STOP)
         server.slot.until(lambda: "exiting" in server.slot.states)
-        for _ in range(10_000):
-            if ended:
-                break
-            server.wake()
-        assert ended == [0]  # with its threads, which nobody can end in another way
+        # With its threads, which nobody can end in another way.
+        assert ended.get(timeout=BOUND_S) == 0
         app.gate.open()
 
 

@@ -336,8 +336,13 @@ class WorkerInThread:
         assert not self._crashed, f"{self.name} has died"
 
     def until_connections(self, count: int) -> None:
-        """Wait until the worker holds so many connections."""
-        self._until(lambda: self.slot.connections == count)
+        """Wait until the worker holds so many connections.
+
+        The loop must go on: what it has said before this was called does not count.
+        """
+        rounds = self.slot.rounds
+        self.wake()
+        self._until(lambda: self.slot.rounds > rounds and self.slot.connections == count)
 
     def until_at_rest(self) -> None:
         """Wait until the worker has put every request behind it.
