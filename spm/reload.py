@@ -154,13 +154,14 @@ class Reload:
         live = self._fleet.of_generation(self.generation)
         ready = [handle for handle in live if handle.state is WorkerState.READY]
         # Memory may forbid as many workers as served before.
-        if len(ready) >= min(self.floor, wanted):
+        enough = min(self.floor, wanted)
+        if len(ready) >= enough:
             _log.info("generation %d serves; the old one leaves", self.generation)
             self.phase, self.floor = Phase.LEAVING, 0
             self._drain_others()
         elif failed_starts >= _PATIENCE:
             self._give_up("the new workers do not come up")
-        elif len(self._fleet) >= self._settings.slots:
+        elif len(live) < enough and len(self._fleet) >= self._settings.slots:
             self._make_room()
 
     def _make_room(self) -> None:
