@@ -171,12 +171,13 @@ class Stream(Wire):
         """The response has been given to the socket or the outbox: go on."""
         if self.exchange is not None:
             self._conclude(self.exchange)
-        if self.outbox.broken:
+        outbox = self.outbox
+        if outbox.broken:
             self.close()
             return
-        if self.outbox.items:
+        if outbox.items:
             self.mode = Mode.WRITING
-            self.outbox.begin_wait()
+            outbox.begin_wait()
             self.set_deadline(self._server.write_ns)
             self.watch(EPOLLOUT)
             return
@@ -500,12 +501,14 @@ class Stream(Wire):
     def _conclude(self, exchange: Exchange) -> None:
         """Note how the request ended. Whoever owns the stream, once."""
         self._keep_alive = exchange.keep_alive and not self.outbox.broken
+        request = self._request
+        assert request is not None
         access_log = self._server.access_log
         if access_log is not None:
-            assert self._request is not None
-            access_log.record(self.peer, self._request, exchange.status, exchange.sent)
+            access_log.record(self.peer, request, exchange.status, exchange.sent)
+        if request.has_body:
+            self._body_began_ns = 0
         self._request = self.exchange = None
-        self._body_began_ns = 0
         self.is_new = False
 
     def _step_aside(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from tests.fakes.server import FakeServer, serving
 from tests.fakes.system import FakeWorker, only
 
@@ -97,3 +99,25 @@ def test_a_server_whose_only_worker_is_worn_goes_on_when_no_other_can_be_started
         assert worker in server.ready()
         server.until(lambda: worker in server.system.gone, 120)
         assert len(server.ready()) == 1
+
+
+def test_a_reload_finds_a_slot_although_one_worker_too_many_has_all_of_them() -> None:
+    with serving(max_workers=1, wedged_kill_s=0) as server:
+        silent = only(server.ready())
+        silent.hung = True
+        server.until(lambda: len(server.ready()) == 2, 30)  # the other took its place
+        silent.hung = False
+        first, second = server.ready()
+        for worker in (first, second):
+            worker.begin()
+        server.run(0.5)
+        server.system.send_signal(signal.SIGHUP)
+        server.until(lambda: server.readout().reload == "rising", 5)
+        server.run(0.5)
+        assert len(server.told_to_drain()) == 1, "nobody makes room, or all do"
+        assert [worker.generation for worker in server.system.alive()] == [1, 1]
+        for worker in (first, second):
+            worker.end()
+        server.until(lambda: server.readout().reload == "idle", 5)
+        assert [worker.generation for worker in server.ready()] == [2]
+        assert server.readout().lost == 0
