@@ -501,14 +501,12 @@ class Stream(Wire):
     def _conclude(self, exchange: Exchange) -> None:
         """Note how the request ended. Whoever owns the stream, once."""
         self._keep_alive = exchange.keep_alive and not self.outbox.broken
-        request = self._request
-        assert request is not None
         access_log = self._server.access_log
         if access_log is not None:
-            access_log.record(self.peer, request, exchange.status, exchange.sent)
-        if request.has_body:
-            self._body_began_ns = 0
+            assert self._request is not None
+            access_log.record(self.peer, self._request, exchange.status, exchange.sent)
         self._request = self.exchange = None
+        self._body_began_ns = 0
         self.is_new = False
 
     def _step_aside(self) -> bool:
