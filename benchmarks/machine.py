@@ -17,6 +17,15 @@ from benchmarks.servers import ROOT, Server
 def facts(servers: Sequence[Server], generator: Generator, cores: Cores) -> dict[str, object]:
     """Return what belongs beside the numbers, ready for JSON."""
     return {
+        **surroundings(cores),
+        "generator": f"{generator.name} {generator.version}",
+        "versions": {server.name: server.version() for server in servers if server.has_app},
+    }
+
+
+def surroundings(cores: Cores) -> dict[str, object]:
+    """Return the facts that do not depend on what is measured."""
+    return {
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")),
         "cores": os.cpu_count(),
         "server_core": cores.server,
@@ -25,8 +34,6 @@ def facts(servers: Sequence[Server], generator: Generator, cores: Cores) -> dict
         "kernel": platform.release(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "commit": commit(),
-        "generator": f"{generator.name} {generator.version}",
-        "versions": {server.name: server.version() for server in servers if server.has_app},
     }
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 from benchmarks import machine
@@ -40,16 +37,8 @@ class Results:
 
 def facts(servers: Sequence[Server], cores: Cores) -> dict[str, object]:
     """Return what belongs beside the numbers."""
-    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     return {
-        "cpu": machine.cpu_model(cpuinfo),
-        "cores": os.cpu_count(),
-        "server_core": cores.server,
-        "load_core": cores.load,
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-        "kernel": platform.release(),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "commit": machine.commit(),
+        **machine.surroundings(cores),
         "versions": {server.name: server.version() for server in servers},
     }
 

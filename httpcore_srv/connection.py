@@ -202,6 +202,9 @@ class Connection:
         except ProtocolError:
             self.fault()
             raise
+        except OSError as error:
+            self.fault()
+            raise self._store.failed("a request body", error) from None
 
     @property
     def received_bytes(self) -> int:
@@ -223,7 +226,10 @@ class Connection:
                 break
             if not isinstance(body, io.BytesIO):
                 raise self._store.full()
-            self._spool(body)
+            try:
+                self._spool(body)
+            except OSError as error:
+                raise self._store.failed("a request body", error) from None
         if growth < 0:
             self._store.give(-growth)
         self._held = size
@@ -283,7 +289,7 @@ class Connection:
             self._head = None
             self.wants_continue = False
             if self._body is not None:
-                self._flush(self._body)
+                self._body.flush()  # here, where a full disk can still be answered
             self.body_length, self._body_bytes = self._body_bytes, 0
             self.has_unread = not self._parser.at_boundary
             self._move(REQUEST)
@@ -298,32 +304,16 @@ class Connection:
             body = self._body = io.BytesIO(piece)  # shares the bytes as long as they are all
             body.seek(0, io.SEEK_END)
         else:
-            self._write(body, piece)
+            body.write(piece)
         if self._body_bytes > self._limits.body_memory_bytes and isinstance(body, io.BytesIO):
             self._spool(body)
 
     def _spool(self, body: io.BytesIO) -> None:
-        """Move the body on from memory to a file."""
-        try:
-            self._body = file = self._store.open_file()
-        except OSError as error:
-            raise self._store.failed("a request body", error) from None
+        """Move the body on from memory to a file. Raises: OSError."""
+        self._body = file = self._store.open_file()
         with body.getbuffer() as content:
-            self._write(file, content)
-        self._flush(file)
-
-    def _write(self, body: IO[bytes], piece: bytes | memoryview) -> None:
-        try:
-            body.write(piece)
-        except OSError as error:
-            raise self._store.failed("a request body", error) from None
-
-    def _flush(self, body: IO[bytes]) -> None:
-        """Here, where a full disk can still be answered."""
-        try:
-            body.flush()
-        except OSError as error:
-            raise self._store.failed("a request body", error) from None
+            file.write(content)
+        file.flush()  # as above
 
     def _drop_body(self) -> None:
         self.release()

@@ -179,24 +179,26 @@ class Dispatcher:
                 run = self.running[stream] = Run(self.sentinel.since_ns, threading.get_ident())
                 if not demoted:
                     self._uncounted.add(stream)
-            aside = run.aside or pool.step_aside()
-            run.aside = aside
-            self._slot.busy(max(0, pool.busy))
-            self._slot.aside(pool.streams)
+            self._count_aside(run)
         if demoted:
             pool.run_aside(self._lead)
         self._on_freed()
-        return aside
+        return run.aside
 
     def move_aside(self, stream: Job) -> None:
         """Count the thread that runs `stream` as a stream, if it still runs it. The leader."""
         with self._pool.lock:
             run = self.running.get(stream)
-            if run is not None and not run.aside:
-                run.aside = self._pool.step_aside()
-                self._slot.busy(max(0, self._pool.busy))
-                self._slot.aside(self._pool.streams)
+            if run is not None:
+                self._count_aside(run)
         self._on_freed()
+
+    def _count_aside(self, run: Run) -> None:
+        """Count a run's thread as a stream, if there is room. The pool's lock is held."""
+        pool = self._pool
+        run.aside = run.aside or pool.step_aside()
+        self._slot.busy(max(0, pool.busy))
+        self._slot.aside(pool.streams)
 
     def write_off(self, stream: Job) -> bool:
         """Take the connection from its thread, which is stuck. The leader, who owns it then.

@@ -171,12 +171,13 @@ class Outbox:
         self._given = unread_by_peer(self._sock)
         self._taken = 0
 
-    def due_ns(self, patience_ns: int, min_rate: int) -> int:
+    def due_ns(self, patience_ns: int) -> int:
         """Return when the client will have been too slow, by what it has taken until now."""
         taken = self._given - unread_by_peer(self._sock)
         if taken > self._taken:
             self._taken = taken
             self._moved_ns = self._terms.clock_ns()
+        min_rate = self._terms.min_rate
         return due_ns(self._began_ns, self._moved_ns, taken, patience_ns, min_rate)
 
     def _send_bytes(self, data: memoryview) -> bool:
@@ -224,7 +225,7 @@ class Outbox:
             poller = select.poll()
             poller.register(self._sock, select.POLLOUT)
             while rest:
-                late_ns = terms.clock_ns() - self.due_ns(patience_ns, terms.min_rate)
+                late_ns = terms.clock_ns() - self.due_ns(patience_ns)
                 if late_ns >= 0:
                     terms.count(Incident.STALLED)
                     raise self._break("the client takes the response too slowly")

@@ -136,10 +136,7 @@ def _encode_new_head(
     declared: int | None = None
     server = _SERVER_LINE
     for pair in headers:
-        try:
-            line = _lines.get(pair) or _encode_line(pair)
-        except (TypeError, ValueError):
-            raise AppError(f"a header must be a tuple (name, value), not {pair!r}") from None
+        line = _line_of(pair)
         if type(line) is bytes:
             lines.append(line)
             continue
@@ -181,10 +178,7 @@ def encode_interim(status: int, headers: Sequence[tuple[str, str]]) -> bytes:
     """
     lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n".encode()]
     for pair in headers:
-        try:
-            line = _lines.get(pair) or _encode_line(pair)
-        except (TypeError, ValueError):
-            raise AppError(f"a header must be a tuple (name, value), not {pair!r}") from None
+        line = _line_of(pair)
         if type(line) is not bytes:
             raise AppError(f"header {pair[0]} has no place in an interim response")
         lines.append(line)
@@ -252,6 +246,14 @@ def _admit_name(name: str) -> tuple[str, Field]:
     if len(_names) < _MAX_NAMES:
         _names[name] = known
     return known
+
+
+def _line_of(pair: tuple[str, str]) -> bytes | _Special:
+    """Return what is remembered of a header, or what comes of encoding it. Raises: AppError."""
+    try:
+        return _lines.get(pair) or _encode_line(pair)
+    except (TypeError, ValueError):
+        raise AppError(f"a header must be a tuple (name, value), not {pair!r}") from None
 
 
 def _encode_line(pair: tuple[str, str]) -> bytes | _Special:

@@ -341,7 +341,7 @@ class Stream(Wire):
     def _await_reader(self) -> None:
         """Expect the client to take more of the response, in time and at a rate."""
         server = self._server
-        due = self.outbox.due_ns(server.write_ns, server.settings.timeouts.min_rate)
+        due = self.outbox.due_ns(server.write_ns)
         if due > server.loop.now_ns:
             server.loop.timers.schedule(self, due)
         else:

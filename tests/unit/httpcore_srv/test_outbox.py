@@ -385,7 +385,7 @@ def test_a_client_that_takes_nothing_has_its_patience_and_no_more(make_rig: Make
     for _ in range(3):
         rig.clock.advance(7)
         assert not rig.outbox.drain()
-        assert rig.outbox.due_ns(30 * S, 0) == began + 30 * S
+        assert rig.outbox.due_ns(30 * S) == began + 30 * S
 
 
 @pytest.mark.parametrize("tcp", [False, True])
@@ -400,9 +400,9 @@ def test_every_byte_that_a_client_takes_buys_time_though_the_socket_takes_none(
     if tcp:
         rig.until_taken(before)
     moved = rig.clock.now_ns
-    assert rig.outbox.due_ns(30 * S, 0) == moved + 30 * S
+    assert rig.outbox.due_ns(30 * S) == moved + 30 * S
     rig.clock.advance(5)
-    assert rig.outbox.due_ns(30 * S, 0) == moved + 30 * S
+    assert rig.outbox.due_ns(30 * S) == moved + 30 * S
 
 
 def test_what_is_given_to_the_socket_meanwhile_is_not_taken_by_the_client(
@@ -419,14 +419,14 @@ def test_what_is_given_to_the_socket_meanwhile_is_not_taken_by_the_client(
     given = rig.outbox.items[0]
     assert not rig.outbox.drain()
     assert len(rig.outbox.items[0]) < len(given)  # type: ignore[arg-type]
-    assert rig.outbox.due_ns(30 * S, 0) == began + 30 * S
+    assert rig.outbox.due_ns(30 * S) == began + 30 * S
 
 
 @pytest.mark.parametrize("tcp", [False, True])
 def test_a_trickle_must_keep_the_rate_on_the_average(make_rig: MakeRig, tcp: bool) -> None:
-    rig = make_rig(tcp=tcp)
+    rig = make_rig(tcp=tcp, min_rate=1000)
     began = begin(rig)
-    due = [rig.outbox.due_ns(30 * S, 1000)]
+    due = [rig.outbox.due_ns(30 * S)]
     taken = 0
     reader = rig.client
     reader.settimeout(10)
@@ -434,7 +434,7 @@ def test_a_trickle_must_keep_the_rate_on_the_average(make_rig: MakeRig, tcp: boo
         rig.clock.advance(1)
         taken += len(reader.recv(2000))
         rig.outbox.drain()
-        due.append(rig.outbox.due_ns(30 * S, 1000))
+        due.append(rig.outbox.due_ns(30 * S))
     assert due[0] == began + 30 * S
     assert due == sorted(due)
     # A hundred thousand bytes are good for a hundred seconds; of the last of them the
@@ -444,11 +444,11 @@ def test_a_trickle_must_keep_the_rate_on_the_average(make_rig: MakeRig, tcp: boo
 
 
 def test_the_time_of_one_wait_says_nothing_of_the_next(make_rig: MakeRig) -> None:
-    rig = make_rig()
+    rig = make_rig(min_rate=240)
     begin(rig)
     rig.clock.advance(100)
     rig.outbox.begin_wait()
-    assert rig.outbox.due_ns(30 * S, 240) == rig.clock.now_ns + 30 * S
+    assert rig.outbox.due_ns(30 * S) == rig.clock.now_ns + 30 * S
 
 
 def test_a_client_can_be_shown_that_it_will_not_get_all(make_rig: MakeRig) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from httpcore_srv.errors import AppError, PeerGone
-from tests.unit.httpcore_srv.test_wsgi import (
+from tests.unit.httpcore_srv.wsgi_rig import (
     GET,
     HEAD,
     OK,
