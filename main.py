@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import json
 import os
@@ -17,36 +18,55 @@ def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit status.
 
     0: served and stopped, or checked, or answered. 2: a usage, load or bind error,
-    said in one message. 3: no worker ever became ready.
+    said in one message. 3: the application raised while it was loaded, or no worker ever
+    became ready.
     """
+    inheritance = spm.take_inheritance(os.environ)
     try:
         command = loader.parse(argv)
         if isinstance(command, loader.StatusQuery):
             return show_status(command)
+        if isinstance(command, loader.UpgradeOrder):
+            return upgrade(command)
         for notice in command.notices:
             print(f"{loader.PROGRAM}: {notice}", file=sys.stderr)
-        os.chdir(command.directory)
         if command.check:
             return check(command)
-        return serve(command)
+        return serve(command, inheritance)
     except (loader.LoaderError, httpcore_srv.BindError, spm.SPMError) as error:
         print(f"{loader.PROGRAM}: error: {error}", file=sys.stderr)
         return error.exit_status
 
 
-def serve(options: loader.Options) -> int:
-    """Serve the application until a signal ends it."""
+def serve(options: loader.Options, inheritance: spm.Inheritance | None = None) -> int:
+    """Serve the application until a signal ends it.
+
+    inheritance: what there is of an old server that this one replaces.
+    """
+    inherited = httpcore_srv.take_inherited(os.environ)
+    os.environ.pop(loader.SERVED_TARGET, None)
+    command = spm.Command.of_this_process({loader.SERVED_TARGET: str(options.target)})
+    os.chdir(options.directory)
     loader.logs.configure(options.log_level)
     access_log_fd = httpcore_srv.open_access_log(options.access_log)
     httpcore_srv.raise_limit(options.max_connections, options.max_threads)
-    listeners = httpcore_srv.Listeners(addresses(options), options.backlog)
+    asked = options.sources["bind"] != loader.DEFAULT
+    listeners = httpcore_srv.Listeners(
+        addresses(options), options.backlog, inherited, explicit=asked
+    )
 
     def work(
         app: httpcore_srv.Application,
+        hooks: loader.Hooks,
         slot: spm.Slot,
         lifeline: spm.Lifeline,
         siblings: spm.Siblings,
     ) -> None:
+        def before_exit() -> None:
+            httpcore_srv.end_within(options.graceful_timeout_s)
+            hooks.end()
+
+        hooks.begin()
         httpcore_srv.HTTPServer(
             listeners.sockets,
             app,
@@ -57,11 +77,15 @@ def serve(options: loader.Options) -> int:
             multiprocess=options.max_workers > 1,
             access_log_fd=access_log_fd,
             graceful_timeout_s=options.graceful_timeout_s,
+            before_exit=before_exit,
         ).run()
 
     def boot() -> functools.partial[None]:
-        app = loader.AppLoader(options.target, options.directory).load()
-        return functools.partial(work, app)
+        app, hooks = loader.load(options)
+        if options.preload:
+            # An alarm that the application has set does not survive the fork, but its locks do.
+            faulthandler.cancel_dump_traceback_later()
+        return functools.partial(work, app, hooks)
 
     return spm.SPM(
         pool_settings(options),
@@ -74,27 +98,46 @@ def serve(options: loader.Options) -> int:
             "version": loader.VERSION,
             "target": str(options.target),
             "binds": listeners.names(),
+            "backlog": listeners.backlogs(),
         },
+        renewal=spm.Renewal(command, listeners, httpcore_srv.PARCEL_FORMAT, inheritance),
+        system_factory=functools.partial(spm.real_system, watch=loader.watcher(options)),
     ).run()
 
 
 def check(options: loader.Options) -> int:
-    """Load the application and print the settings in force."""
-    loader.AppLoader(options.target, options.directory).load()
+    """Load the application and its hooks, and print the settings in force."""
+    os.chdir(options.directory)
+    loader.load(options)
     print(loader.check_report(options), end="")
     return 0
 
 
 def show_status(query: loader.StatusQuery) -> int:
     """Ask a running server for its numbers and print them."""
-    path = spm.find(
+    readout = spm.ask(find(query))
+    print(json.dumps(readout, indent=2) if query.json else spm.render(readout))
+    return 0
+
+
+def upgrade(order: loader.UpgradeOrder) -> int:
+    """Have a running server replaced by a new one."""
+    try:
+        pid = spm.order_upgrade(find(order))
+    except KeyboardInterrupt:
+        print(f"{loader.PROGRAM}: not waiting; the upgrade goes on", file=sys.stderr)
+        return 130
+    print(f"process {pid} serves now")
+    return 0
+
+
+def find(query: loader.StatusQuery | loader.UpgradeOrder) -> str:
+    """Return the control socket of the server that is meant."""
+    return spm.find(
         pid_file=query.pid_file,
         control=query.control,
         bind=None if query.bind is None else str(query.bind),
     )
-    readout = spm.ask(path)
-    print(json.dumps(readout, indent=2) if query.json else spm.render(readout))
-    return 0
 
 
 def addresses(options: loader.Options) -> list[httpcore_srv.Address]:
@@ -132,6 +175,7 @@ def http_settings(options: loader.Options) -> httpcore_srv.HTTPSettings:
             min_rate=options.min_rate,
             request_s=options.request_timeout_s,
             queue_s=options.queue_timeout_s,
+            worker_s=options.worker_timeout_s,
         ),
         min_threads=options.min_threads,
         max_threads=options.max_threads,
@@ -148,10 +192,17 @@ def pool_settings(options: loader.Options) -> spm.SPMS:
         min_threads=options.min_threads,
         max_threads=options.max_threads,
         graceful_timeout_s=options.graceful_timeout_s,
+        heartbeat_stale_s=min(10.0, options.worker_timeout_s or 10.0),
+        wedged_kill_s=options.worker_timeout_s,
         preload=options.preload,
         metrics_interval_s=options.metrics_interval_s,
         pid_file=options.pid_file,
         incidents=tuple(incident.name.lower() for incident in httpcore_srv.Incident),
+        max_requests=options.max_requests,
+        max_requests_jitter=options.max_requests_jitter,
+        max_age_s=options.max_age_s,
+        max_worker_memory_bytes=options.max_worker_memory_bytes,
+        memory_limit_bytes=options.memory_limit_bytes,
         written_off_limit=max(1, options.max_threads // 4) if options.request_timeout_s else 0,
     )
 

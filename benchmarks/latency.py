@@ -32,7 +32,7 @@ from benchmarks.stress_app import HELLO_BODY
 PATIENCE_S: Final = 3.0  # for late answers after the last request was due
 _NS: Final = 1_000_000_000
 _RECEIVE_BYTES: Final = 65536
-_SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h; the module socket does not have it
+SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h; the module socket does not have it
 _TIMESTAMP: Final = struct.Struct("qq")
 _NOTED_ERRORS: Final = 10
 KEPT_REQUEST: Final = get("/")
@@ -217,7 +217,7 @@ class Measurement:
         connection.reader = AnswerReader()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._open[sock.fileno()] = connection
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         try:
@@ -264,7 +264,7 @@ class Measurement:
             return
         latencies = connection.latencies
         latencies.answered += 1
-        latencies.durations_ns.append(_arrival_ns(ancillary) - connection.asked_ns)
+        latencies.durations_ns.append(arrival_ns(ancillary) - connection.asked_ns)
         if answer.closes or not connection.is_kept:
             self._hang_up(connection)
         self._go_on(connection, end_ns)
@@ -302,10 +302,10 @@ class Measurement:
             connection.sock = None
 
 
-def _arrival_ns(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+def arrival_ns(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
     """Return when the kernel received the last packet, or now if it does not say."""
     for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
+        if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
             seconds, nanoseconds = _TIMESTAMP.unpack(content)
             return int(seconds) * _NS + int(nanoseconds)
     return time.time_ns()

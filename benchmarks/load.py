@@ -145,7 +145,7 @@ def as_json(measurement: Measurement) -> str:
 
 
 def _percentile_us(percent: int, text: str) -> float:
-    found = _find(rf"^ +{percent}% +([\d.]+)(us|ms|s|m|h)$", text)
+    found = _find(rf"^ +{percent}% +([\d.]+)(us|ms|s|m|h) *$", text)
     return float(found[1]) * _UNIT_US[found[2]]
 
 

@@ -1,5 +1,7 @@
 """Listening sockets: made before the first fork, bound after the application has loaded.
 
+Or inherited (see `inherited`): those listen already.
+
 All processes share the same open files, so a socket that the manager binds and
 listens on is listening in the template and in every worker forked from it. One
 shared accept queue outlives any worker; with SO_REUSEPORT each worker would have
@@ -13,11 +15,12 @@ import errno
 import os
 import socket
 import stat
-import struct
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
+from httpcore_srv.accept_queue import AcceptQueues
 from httpcore_srv.errors import BindError
+from httpcore_srv.inherited import InheritedSocket, name_of
 
 TcpAddress: TypeAlias = tuple[str, int]
 """Host (a name, or an address without brackets) and port; port 0 takes a free one."""
@@ -27,34 +30,74 @@ UnixAddress: TypeAlias = str
 
 Address: TypeAlias = TcpAddress | UnixAddress
 
-# struct tcp_info (linux/tcp.h): eight bytes, then tcpi_rto, tcpi_ato, tcpi_snd_mss,
-# tcpi_rcv_mss, tcpi_unacked. On a listening socket tcpi_unacked is the accept queue.
-_UNACKED: Final = struct.Struct("=24xI")
-
 
 class Listeners:
     """The listening sockets of the server, in the order of its addresses.
 
     addresses: where to listen. backlog: length of each accept queue (listen(2)).
-    Raises: BindError if a host name cannot be resolved.
+    inherited: sockets that listen already; each takes the place of the address that it has.
+    explicit: whether somebody asked for these addresses. If not, and there are inherited
+        sockets, those alone are served.
+    Raises: BindError if a host name cannot be resolved, or an inherited socket is at none of
+        the addresses that were asked for.
     """
 
-    def __init__(self, addresses: Sequence[Address], backlog: int) -> None:
-        self._addresses = list(addresses)
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        backlog: int,
+        inherited: Sequence[InheritedSocket] = (),
+        *,
+        explicit: bool = True,
+    ) -> None:
         self._backlog = backlog
-        self._unix_files: list[tuple[str, int]] = []  # path and inode of what we have bound
+        self._unix_files: list[tuple[str, int]] = []  # path and inode of what is ours to remove
+        self._bequeathed: list[str] = []  # paths of socket files that our predecessor made
+        self._unbound: list[tuple[int, Address]] = []  # place in `sockets`, and where to bind it
+        self._names: list[str] = []  # under which each is passed on
         self.sockets: list[socket.socket] = []
+        self._queues = AcceptQueues()
+        left = list(inherited)
         try:
-            for address in addresses:
-                self.sockets.append(_make_socket(address))
+            if left and not explicit:
+                self._serve_all(left)
+            else:
+                for address in addresses:
+                    self._add(address, left)
+                _refuse_strangers(left, addresses)
         except BindError:
             self.release()
+            for each in left:
+                each.sock.close()
             raise
+
+    def _serve_all(self, inherited: list[InheritedSocket]) -> None:
+        while inherited:
+            each = inherited.pop(0)
+            self.sockets.append(each.sock)
+            self._names.append(each.name)
+
+    def _add(self, address: Address, inherited: list[InheritedSocket]) -> None:
+        """Listen at an address: with the inherited socket that is there, else with a new one."""
+        name = name_of(_shown(address))
+        named = [each for each in inherited if each.name == name]
+        found = named or [each for each in inherited if _is_at(each.sock, address)]
+        if not found:
+            sock = _make_socket(address)
+            self._unbound.append((len(self.sockets), address))
+        else:
+            inherited.remove(found[0])
+            sock, name = found[0]
+            if named and isinstance(address, str):
+                self._bequeathed.append(address)
+        self.sockets.append(sock)
+        self._names.append(name)
 
     def listen(self) -> None:
         """Bind and listen. Raises: BindError, and then nothing is left behind."""
         try:
-            for sock, address in zip(self.sockets, self._addresses, strict=True):
+            for index, address in self._unbound:
+                sock = self.sockets[index]
                 if isinstance(address, str):
                     self._bind_unix(sock, address)
                 else:
@@ -74,19 +117,30 @@ class Listeners:
         return [address_name(sock) for sock in self.sockets]
 
     def accept_queue(self) -> int:
-        """Return how many connections wait to be accepted on the TCP listeners.
+        """Return how many connections wait to be accepted, on all listeners together."""
+        return self._queues.waiting(self.sockets)
 
-        A unix socket does not tell by this way (EOPNOTSUPP) and counts as 0.
-        """
-        waiting = 0
-        for sock in self.sockets:
-            if sock.family != socket.AF_UNIX:
-                info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size)
-                waiting += _UNACKED.unpack(info)[0]
-        return waiting
+    def backlogs(self) -> list[int | None]:
+        """Return how many connections may wait on each listener, as the kernel has it."""
+        return [queue.limit for queue in self._queues.look(self.sockets)]
+
+    def to_pass_on(self) -> list[tuple[int, str]]:
+        """Return the descriptors for a server that is to replace this one, and their names."""
+        return [(sock.fileno(), name) for sock, name in zip(self.sockets, self._names, strict=True)]
+
+    def own(self) -> None:
+        """Take the socket files over from a predecessor that made them and has disowned them."""
+        for path in self._bequeathed:
+            with contextlib.suppress(FileNotFoundError):
+                self._unix_files.append((os.path.abspath(path), os.stat(path).st_ino))
+        self._bequeathed = []
+
+    def disown(self) -> None:
+        """Leave the socket files alone from now on: they are a successor's."""
+        self._unix_files = []
 
     def release(self) -> None:
-        """Close the sockets and remove the socket files that `listen` made."""
+        """Close the sockets and remove the socket files that are ours."""
         for sock in self.sockets:
             sock.close()
         for path, inode in self._unix_files:
@@ -118,6 +172,37 @@ def address_name(sock: socket.socket) -> str:
     if isinstance(name, tuple):
         return f"http://{_bracketed(name[0])}:{name[1]}"
     return f"unix:{name}"
+
+
+def _is_at(sock: socket.socket, address: Address) -> bool:
+    """Whether an inherited socket listens where we were told to."""
+    name = sock.getsockname()
+    if isinstance(address, str) or not isinstance(name, tuple):
+        return isinstance(address, str) and os.fsdecode(name) == os.path.abspath(address)
+    host, port = address
+    if port == 0 or name[1] != port:
+        return False
+    try:
+        family, numeric = _resolve(host, port)
+    except OSError:
+        return False  # told in the words of `_make_socket`
+    if (sock.family, name[0]) == (family, numeric):
+        return True
+    # What systemd makes of a port alone takes IPv4 as well, as `:PORT` means it.
+    return (numeric, name[0]) == ("0.0.0.0", "::") and not sock.getsockopt(
+        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+    )
+
+
+def _refuse_strangers(left: Sequence[InheritedSocket], addresses: Sequence[Address]) -> None:
+    """See that no inherited socket is left over: its clients would wait for ever."""
+    if left:
+        strangers = ", ".join(address_name(each.sock) for each in left)
+        asked = ", ".join(_shown(address) for address in addresses)
+        raise BindError(
+            f"inherited socket at {strangers}, but --bind says {asked}; leave --bind out to serve"
+            " what was inherited, or name it there as well"
+        )
 
 
 def _make_socket(address: Address) -> socket.socket:

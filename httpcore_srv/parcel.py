@@ -1,7 +1,8 @@
 """What travels with a connection that is handed to another worker.
 
-The message stands beside the descriptor in one SEQPACKET datagram. Both ends
-are forks of one program, so the format needs no version.
+The message stands beside the descriptor in one SEQPACKET datagram. Siblings are
+forks of one program; a server that replaces another may be of another version, so
+whoever changes the message changes FORMAT as well.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
+FORMAT: Final = 1
 MAX_UNPARSED_BYTES: Final = 65536  # more than that, and the connection finishes where it is
 MAX_HOPS: Final = 3  # handed on so often without a request served: it stays
 

@@ -67,6 +67,12 @@ class Slot(Protocol):
     def order(self) -> int:
         """Return what the manager wants of this worker now: a value of `Order`."""
 
+    def shift(self) -> tuple[int, float] | None:
+        """Return the sibling's slot and the share of the active connections it is to get.
+
+        None: there is no new order of that kind.
+        """
+
     def linger_s(self) -> float:
         """Return how long idle connections are kept for a last request at STOP, seconds."""
 
@@ -145,8 +151,8 @@ class Siblings(Protocol):
         manager's nudge to look at the listener) comes with descriptor -1.
         """
 
-    def send(self, message: bytes, fd: int, *, only_free: bool) -> bool:
-        """Hand `fd` to the sibling that suits best.
+    def send(self, message: bytes, fd: int, *, only_free: bool, target: int = -1) -> bool:
+        """Hand `fd` to the sibling that suits best, or to none but that in slot `target`.
 
         only_free: only to one that has a thread free this moment; otherwise
         (draining) to any ready one. False: nobody could take it, and the

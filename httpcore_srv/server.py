@@ -34,11 +34,13 @@ from httpcore_srv.outbox import Outbox, RevocableOutbox, Terms
 from httpcore_srv.overseer import Overseer
 from httpcore_srv.ports import Incident, Lifeline, Order, Siblings, Slot
 from httpcore_srv.settings import HTTPSettings
+from httpcore_srv.shift import Shift
 from httpcore_srv.store import Store
 from httpcore_srv.stream import Stream
 from httpcore_srv.thread_pool import ThreadPool
 from httpcore_srv.timers import NEVER_NS
 from httpcore_srv.waiting import RETRY_S, WaitingLine
+from httpcore_srv.watchdog import Watchdog
 from httpcore_srv.wsgi import Application, WSGIHandler
 
 log = logging.getLogger("smart_http.worker")
@@ -56,6 +58,7 @@ class HTTPServer:
     listeners: bound and listening, non-blocking, shared with the siblings.
     access_log_fd: where access lines go, or None.
     graceful_timeout_s: how long a departure may take at most.
+    before_exit: called once, when the last request has ended or must be given up.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class HTTPServer:
         multiprocess: bool = True,
         access_log_fd: int | None = None,
         graceful_timeout_s: float = 30.0,
+        before_exit: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.settings = settings
@@ -98,14 +102,7 @@ class HTTPServer:
             settings.temporary_directory,
             self.count,
         )
-        self._terms = Terms(
-            self.write_ns,
-            min(self.write_ns, CROWDED_NS) if settings.max_streams else self.write_ns,
-            timeouts.min_rate,
-            self.store,
-            clock_ns,
-            self.count,
-        )
+        self._terms = self._make_terms(settings, clock_ns)
         self.access_log = None if access_log_fd is None else AccessLog(access_log_fd)
         self.keeps_alive = timeouts.keep_alive_s > 0
         self.leaving = False
@@ -118,11 +115,25 @@ class HTTPServer:
         self.line = WaitingLine(self)
         self.waiting = self.line.streams
         self._overseer = Overseer(self)
+        self._shift = Shift(self)
+        self._watchdog = Watchdog(timeouts.worker_s)
         self._poked_ns = self._caller = 0  # the latter: the thread that called `run`
         self._handed_out = self._handed_in = 0
         self.moved = False  # a connection came or went, and the slot does not say so yet
         self._incidents = [0] * len(Incident)  # guarded by the pool's lock
         self.departure = Departure(self, graceful_timeout_s)
+        self._before_exit = before_exit
+        self._ending = threading.Lock()
+
+    def _make_terms(self, settings: HTTPSettings, clock_ns: Callable[[], int]) -> Terms:
+        return Terms(
+            self.write_ns,
+            min(self.write_ns, CROWDED_NS) if settings.max_streams else self.write_ns,
+            settings.timeouts.min_rate,
+            self.store,
+            clock_ns,
+            self.count,
+        )
 
     @property
     def running(self) -> dict[Stream, Run]:
@@ -149,6 +160,7 @@ class HTTPServer:
             self.pool.serve(leave_when_idle=False)
         if not self.pool.busy:
             self.loop.close()
+        self._end()
 
     def _lead(self) -> bool:
         """Lead until the baton is lost (False) or the worker is to end (True)."""
@@ -162,6 +174,7 @@ class HTTPServer:
             log.exception("the worker's loop has failed")
             os._exit(1)
         self.dispatcher.sentinel.stop()
+        self._watchdog.cancel()
         for stream in list(self.streams.values()):
             if stream.mode is Mode.RUNNING:
                 stream.cut()
@@ -170,10 +183,18 @@ class HTTPServer:
         if self.access_log is not None:
             self.access_log.flush()
         self.pool.close()
+        if self.pool.busy or self.pool.written_off:
+            self._end()  # the main thread may be in a request, and come too late or never
         if self.pool.written_off:
             # The main thread may be among those that never end, and would keep the process.
             os._exit(0)
         return True
+
+    def _end(self) -> None:
+        """Call `before_exit`, unless another thread has; then wait until it has returned."""
+        with self._ending:
+            before_exit, self._before_exit = self._before_exit, lambda: None
+            before_exit()
 
     def count(self, incident: Incident) -> None:
         """Count something that the readout is to show. Any thread."""
@@ -193,8 +214,11 @@ class HTTPServer:
         if self.streams.pop(stream.fd, None) is not None:
             self.door.left(stream.peer)
 
-    def give_away(self, stream: Stream, *, only_free: bool) -> bool:
-        """Hand the connection to a sibling. False: it stays."""
+    def give_away(self, stream: Stream, *, only_free: bool, target: int = -1) -> bool:
+        """Hand the connection to a sibling, that in slot `target` if one is given.
+
+        False: it stays.
+        """
         if stream.hops >= parcel.MAX_HOPS and only_free:
             return False
         message = stream.parcel()
@@ -203,7 +227,8 @@ class HTTPServer:
         # Unregistered first: the open file lives on in the sibling, and our epoll would
         # go on reporting it under a number that we have given to somebody else.
         stream.unwatch()
-        if not self.siblings.send(message.encode(), stream.fd, only_free=only_free):
+        message_bytes = message.encode()
+        if not self.siblings.send(message_bytes, stream.fd, only_free=only_free, target=target):
             if stream.mode is Mode.READING:
                 stream.watch(select.EPOLLIN)
             return False
@@ -279,6 +304,9 @@ class HTTPServer:
     def _on_lifeline(self, mask: int) -> bool:
         if self.lifeline.read():
             self.departure.obey(self.slot.order())
+            shift = self.slot.shift()
+            if shift is not None:
+                self._shift.begin(*shift)
         else:
             # Unregistered, or end-of-file would be reported again and again.
             self.loop.unregister(self.lifeline.fileno())
@@ -298,12 +326,15 @@ class HTTPServer:
         """Between two batches: gate the listeners, publish, keep the clock's second."""
         loop, pool = self.loop, self.pool
         now_ns = loop.clock_ns()
+        self._watchdog.beat(now_ns)
         if self.waiting:
             self.line.retry_siblings()
         if pool.stranded:
             pool.rescue()
         if self.leaving:
             self.departure.go_on()
+        if self._shift.under_way:
+            self._shift.go_on(now_ns)
         retry_s = self._overseer.look(now_ns) if pool.busy else None
         self.door.gate(now_ns, wanted=self.departure.accepts)
         if now_ns >= self._date_due_ns:

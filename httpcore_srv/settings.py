@@ -118,8 +118,13 @@ class HTTPTimeouts:
     queue_s: float = 0.0
     """How long a request may wait for a thread; then 503. 0: for ever."""
 
+    worker_s: float = 0.0
+    """How long the loop may be silent; before that its stacks are written, and then the
+    manager ends the worker. 0: for ever. gunicorn (timeout): 30."""
+
     def __post_init__(self) -> None:
-        _check(self, zero_allowed={"keep_alive_s", "min_rate", "request_s", "queue_s"})
+        zero_allowed = {"keep_alive_s", "min_rate", "request_s", "queue_s", "worker_s"}
+        _check(self, zero_allowed=zero_allowed)
 
 
 @dataclass(frozen=True, slots=True)

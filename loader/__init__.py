@@ -5,18 +5,25 @@ from __future__ import annotations
 from . import logs
 from .app_loader import AppLoader
 from .bind import Bind, TcpBind, UnixBind
-from .cli import StatusQuery, parse
-from .errors import PROGRAM, LoaderError, LoadError, UsageError
-from .options import Options
+from .cli import SERVED_TARGET, StatusQuery, UpgradeOrder, parse
+from .errors import PROGRAM, HookError, LoaderError, LoadError, UsageError
+from .hooks import Hooks, load
 from .report import check_report, markdown_table
+from .settings import Options
+from .resolve import DEFAULT
 from .target import Target, parse_target
 from .version import VERSION
+from .watch import watcher
 
 __all__ = [
+    "DEFAULT",
     "PROGRAM",
+    "SERVED_TARGET",
     "VERSION",
     "AppLoader",
     "Bind",
+    "HookError",
+    "Hooks",
     "LoadError",
     "LoaderError",
     "Options",
@@ -24,10 +31,13 @@ __all__ = [
     "Target",
     "TcpBind",
     "UnixBind",
+    "UpgradeOrder",
     "UsageError",
     "check_report",
+    "load",
     "logs",
     "markdown_table",
     "parse",
     "parse_target",
+    "watcher",
 ]

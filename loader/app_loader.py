@@ -4,6 +4,8 @@
                |                  |                |               |               |
            LoadError          LoadError        LoadError       LoadError       LoadError
 
+    load_hook: the same, and what the path leads to is a function without arguments
+
 Whatever goes wrong is one LoadError, whose text is all that the user sees. What is the
 application's own fault comes with the application's own traceback.
 """
@@ -14,13 +16,14 @@ import difflib
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Final, cast
 from wsgiref.types import WSGIApplication
 
 from . import shadows
-from .callables import callables_in, problem_with, required_arguments
-from .errors import LoadError
+from .callables import callables_in, problem_with, problem_with_hook, required_arguments
+from .errors import AppRaised, LoadError
 from .target import Target
 from .tracebacks import application_traceback, happened_inside, is_plain_refusal
 
@@ -32,11 +35,13 @@ class AppLoader:
 
     target: which object of which module.
     directory: where it is; becomes the current directory and the first of `sys.path`.
+    option: the option that names a hook; empty for the application.
     """
 
-    def __init__(self, target: Target, directory: str) -> None:
+    def __init__(self, target: Target, directory: str, option: str = "") -> None:
         self._target = target
         self._directory = os.path.abspath(directory)
+        self._label = f"{option} {target}".strip()
 
     def load(self) -> WSGIApplication:
         """Return the WSGI application (PEP 3333).
@@ -49,6 +54,18 @@ class AppLoader:
             found = self._make(found)
         self._check(found)
         return cast(WSGIApplication, found)
+
+    def load_hook(self) -> Callable[[], object]:
+        """Return a function that can be called without arguments.
+
+        Raises: LoadError for everything but KeyboardInterrupt.
+        """
+        self._enter()
+        found = self._follow(self._import())
+        problem = problem_with_hook(found)
+        if problem or not callable(found):
+            raise self._error(f"{problem}")
+        return found
 
     def _enter(self) -> None:
         try:
@@ -174,17 +191,17 @@ class AppLoader:
         if near:
             return f"{what}: did you mean {' or '.join(shown + n for n in near)}?"
         factories = [n for n in _FACTORY_NAMES if n in names]
-        if factories:
+        if factories and self._label == str(self._target):
             return f"{what}: did you mean '{shown}{factories[0]}()'?"
         if names:
             return f"{what}; it has {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
         return f"{what}, and nothing else that could be called"
 
     def _error(self, problem: str) -> LoadError:
-        return LoadError(f"cannot load {self._target}: {problem}")
+        return LoadError(f"cannot load {self._label}: {problem}")
 
     def _raised(self, problem: str, error: BaseException) -> LoadError:
-        return LoadError(f"cannot load {self._target}: {problem}\n{application_traceback(error)}")
+        return AppRaised(f"cannot load {self._label}: {problem}\n{application_traceback(error)}")
 
 
 def _is_or_holds(missing: str | None, module: str) -> bool:

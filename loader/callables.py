@@ -43,6 +43,18 @@ def _problem_with_arguments(found: Callable[..., object]) -> str | None:
     return f"it takes ({wanted}), but a WSGI application takes (environ, start_response)"
 
 
+def problem_with_hook(found: object) -> str | None:
+    """Return why `found` cannot be called without arguments, or None if it can."""
+    if not callable(found):
+        return f"it is of type {type(found).__name__}, not a callable"
+    if inspect.iscoroutinefunction(found):
+        return "it is async, and a hook is called, not awaited: wrap it with asyncio.run"
+    wanted = required_arguments(found)
+    if wanted:
+        return f"it wants arguments ({', '.join(wanted)}), but is called without any"
+    return None
+
+
 def required_arguments(factory: Callable[..., object]) -> list[str]:
     """Return the names of the arguments that `factory` cannot be called without."""
     signature = _signature(factory)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -15,21 +15,27 @@ from . import shell_form
 from .bind import Bind, parse_bind
 from .errors import PROGRAM, UsageError
 from .option_spec import OptionSpec
-from .options import OPTIONS, SECTIONS, Options
+from .options import OPTIONS, SECTIONS
 from .resolve import resolve, resolve_binds
+from .settings import Options
 from .version import VERSION
 
 _LODE: Final = "--lode"
 _STATUS: Final = "status"
+_UPGRADE: Final = "upgrade"
+
+# Where a server that is started anew finds what the shell's redirection meant: its standard
+# output is not on that file any more.
+SERVED_TARGET: Final = "SMART_HTTP_SERVED_TARGET"
 
 # What the users of other servers type first; no spelling is near enough to guess these.
 _ELSEWHERE: Final[Mapping[str, str]] = {
+    "--load": "did you mean --lode?",
     "-w": "workers follow the load between --min-workers and --max-workers",
     "--workers": "workers follow the load between --min-workers and --max-workers",
     "--threads": "threads follow the load between --min-threads and --max-threads",
     "--host": "host and port are one value: --bind HOST:PORT",
     "--timeout": "see --header-timeout, --body-timeout, --write-timeout, --graceful-timeout",
-    "--reload": "send SIGHUP to the running server to reload the application",
 }
 
 _EXAMPLES: Final = (
@@ -39,7 +45,8 @@ _EXAMPLES: Final = (
 _EPILOG: Final = (
     "Every option can be set in the environment as well: --max-body is SMART_HTTP_MAX_BODY. The"
     " command line goes first.",
-    "`{prog} status` shows what a running server is doing; `{prog} status --help` says how.",
+    "`{prog} status` shows what a running server is doing; `{prog} status --help` says how."
+    " `{prog} upgrade` replaces it by a new one that is started from what is on the disk now.",
 )
 
 
@@ -57,6 +64,15 @@ class StatusQuery:
     bind: Bind | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UpgradeOrder:
+    """A running server is to be replaced by a new one; found as for a StatusQuery."""
+
+    pid_file: str | None = None
+    control: str | None = None
+    bind: Bind | None = None
+
+
 def parse(
     argv: Sequence[str],
     environ: Mapping[str, str] = os.environ,
@@ -64,7 +80,7 @@ def parse(
     prog: str | None = None,
     stdout_fd: int = 1,
     stderr_fd: int = 2,
-) -> Options | StatusQuery:
+) -> Options | StatusQuery | UpgradeOrder:
     """Understand the command line (without the program's own name) and the environment.
 
     prog: how the program is called, for help and errors.
@@ -75,6 +91,8 @@ def parse(
     arguments = list(split_lode(argv))
     if arguments[:1] == [_STATUS]:
         return _status(arguments[1:], environ, prog)
+    if arguments[:1] == [_UPGRADE]:
+        return _upgrade(arguments[1:], environ, prog)
     command = _MainCommand(prog)
     context, found = _tokenise(command, arguments, prog)
     typed, labels = _typed(found)
@@ -82,9 +100,12 @@ def parse(
     texts = typed.get("lode", ())
     if len(texts) == 1 and shell_form.is_cut_off(texts[0]):
         # Before anything is printed, so that help goes to the user and not into the file.
-        target, notice = shell_form.recover(texts[0], stdout_fd=stdout_fd, stderr_fd=stderr_fd)
-        typed["lode"] = (str(target),)
-        notices.append(notice)
+        known = environ.get(SERVED_TARGET)
+        if known is None:
+            target, notice = shell_form.recover(texts[0], stdout_fd=stdout_fd, stderr_fd=stderr_fd)
+            known = str(target)
+            notices.append(notice)
+        typed["lode"] = (known,)
     if found["help"]:
         _print_and_end(command.get_help(context))
     if found["version"]:
@@ -123,6 +144,7 @@ class _MainCommand(click.Command):
         formatter.write_usage(self._prog, "[OPTIONS] MODULE:CALLABLE")
         formatter.write_usage(self._prog, "[OPTIONS] '--lode:MODULE->CALLABLE'", "       ")
         formatter.write_usage(self._prog, "status [--json]", "       ")
+        formatter.write_usage(self._prog, "upgrade", "       ")
         formatter.write_paragraph()
         formatter.write_text(
             "Serve a WSGI application (Flask, Django, Bottle, any). Processes and threads follow"
@@ -219,19 +241,25 @@ def _program() -> str:
     return f"python {name}" if name.endswith(".py") else PROGRAM
 
 
+def _ways_to_find() -> list[click.Parameter]:
+    return [
+        click.Option(["--pid"], metavar="FILE", help="Find the server by its --pid file."),
+        click.Option(["--control"], metavar="PATH", help="Find it by its control socket."),
+        click.Option(
+            ["-b", "--bind"],
+            metavar="ADDRESS",
+            help="Find it by where it listens. [the one server that runs]",
+        ),
+        click.Option(["-h", "--help"], is_flag=True, help="Print this."),
+    ]
+
+
 def _status_command() -> click.Command:
     return click.Command(
         _STATUS,
         params=[
             click.Option(["--json"], is_flag=True, help="Print JSON."),
-            click.Option(["--pid"], metavar="FILE", help="Find the server by its --pid file."),
-            click.Option(["--control"], metavar="PATH", help="Find it by its control socket."),
-            click.Option(
-                ["-b", "--bind"],
-                metavar="ADDRESS",
-                help="Find it by where it listens. [the one server that runs]",
-            ),
-            click.Option(["-h", "--help"], is_flag=True, help="Print this."),
+            *_ways_to_find(),
         ],
         help=(
             "Show what a running server is doing: Total, Busy, Idle, KillPending workers,"
@@ -242,35 +270,60 @@ def _status_command() -> click.Command:
     )
 
 
+def _upgrade_command() -> click.Command:
+    return click.Command(
+        _UPGRADE,
+        params=_ways_to_find(),
+        help=(
+            "Replace a running server by a new one, started by the same command from what is on"
+            " the disk now: server, application, Python. No connection is refused or closed. If"
+            " the new one does not come up, the old one serves on and the exit status is 1."
+        ),
+        add_help_option=False,
+    )
+
+
 def _status(arguments: list[str], environ: Mapping[str, str], prog: str) -> StatusQuery:
     command = _status_command()
     context, found = _tokenise(command, arguments, f"{prog} {_STATUS}")
     if found["help"]:
         _print_and_end(command.get_help(context))
+    return StatusQuery(bool(found["json"]), **_found_by(found, environ))
+
+
+def _upgrade(arguments: list[str], environ: Mapping[str, str], prog: str) -> UpgradeOrder:
+    command = _upgrade_command()
+    context, found = _tokenise(command, arguments, f"{prog} {_UPGRADE}")
+    if found["help"]:
+        _print_and_end(command.get_help(context))
+    return UpgradeOrder(**_found_by(found, environ))
+
+
+def _found_by(found: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the one way to find the running server, as a field of a query."""
     ways = [name for name in ("pid", "control", "bind") if found[name]]
     if len(ways) > 1:
         raise UsageError(
             f"--{ways[0]} and --{ways[1]} together: one way to find the server is enough"
         )
-    json = bool(found["json"])
     if not ways:
-        return _status_from_environment(json, environ)
+        return _found_by_environment(environ)
     text = str(found[ways[0]])
+    if ways[0] == "control":
+        return {"control": text}
     try:
-        return {
-            "pid": lambda: StatusQuery(json, pid_file=os.path.abspath(text)),
-            "control": lambda: StatusQuery(json, control=text),
-            "bind": lambda: StatusQuery(json, bind=parse_bind(text)),
-        }[ways[0]]()
+        if ways[0] == "pid":
+            return {"pid_file": os.path.abspath(text)}
+        return {"bind": parse_bind(text)}
     except UsageError as error:
         raise UsageError(f"--{ways[0]} {text!r}: {error.message}") from None
 
 
-def _status_from_environment(json: bool, environ: Mapping[str, str]) -> StatusQuery:
+def _found_by_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """Find the server as it finds its own settings; without any, the one that runs is meant."""
     pid_file = environ.get("SMART_HTTP_PID", "").strip()
     if pid_file:
-        return StatusQuery(json, pid_file=os.path.abspath(pid_file))
+        return {"pid_file": os.path.abspath(pid_file)}
     if environ.get("SMART_HTTP_BIND", "").strip() or environ.get("SMART_HTTP_PORT", "").strip():
-        return StatusQuery(json, bind=resolve_binds({}, environ)[0])
-    return StatusQuery(json)
+        return {"bind": resolve_binds({}, environ)[0]}
+    return {}

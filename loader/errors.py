@@ -25,4 +25,23 @@ class UsageError(LoaderError):
 
 
 class LoadError(LoaderError):
-    """The application could not be loaded: one message, with its own traceback if it raised."""
+    """The application could not be found, or is none: one message."""
+
+
+class AppRaised(LoadError):
+    """The application's own code raised while it was loaded: the message has its traceback.
+
+    Its fault and not the command line's: hence 3, as for a worker that cannot start.
+    """
+
+    exit_status = 3
+
+
+class HookError(Exception):
+    """A hook has raised; `str()` is the whole message, with the application's traceback.
+
+    No exit status is asked for: what failed in one worker (a database that is away) may
+    succeed in the next.
+    """
+
+    exit_status: ClassVar[None] = None

@@ -1,17 +1,16 @@
 """Every option, once: click's parameters, the environment, `--check` and the README's table
-are all made from `OPTIONS`. What comes out is one frozen `Options`.
+are all made from `OPTIONS`. What comes out is one frozen `Options` (see settings).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from . import values
-from .bind import Bind, parse_bind, parse_binds, parse_port
+from .bind import parse_bind, parse_binds, parse_port
 from .option_spec import OptionSpec
-from .target import Target, parse_target
+from .target import parse_hook, parse_target
 
 # The manager's own bounds (spm/settings.py): a slot costs two descriptors in every process.
 MOST_WORKERS: Final = 512
@@ -60,6 +59,27 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "no",
         "Import the application in every worker, not once in a template that they share.",
         opposite="preload",
+    ),
+    OptionSpec(
+        "after-fork",
+        "after_fork",
+        APPLICATION,
+        "MODULE:CALLABLE",
+        parse_hook,
+        "",
+        "Called in every worker before it serves, without arguments; for what cannot be shared by"
+        " forked processes. If it raises, the worker does not start.",
+        default_text="none",
+    ),
+    OptionSpec(
+        "before-exit",
+        "before_exit",
+        APPLICATION,
+        "MODULE:CALLABLE",
+        parse_hook,
+        "",
+        "Called in every worker after its last request, without arguments.",
+        default_text="none",
     ),
     OptionSpec(
         "bind",
@@ -142,6 +162,56 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         default_text=f"{DEFAULT_MAX_STREAMS}; 0 with --max-threads 1",
     ),
     OptionSpec(
+        "max-requests",
+        "max_requests",
+        WORKERS,
+        "N",
+        values.count(0, 10**12),
+        "0",
+        "Replace a worker when it has begun so many requests, by one that is ready before it"
+        " leaves; 0 for never.",
+        default_text="off",
+    ),
+    OptionSpec(
+        "max-requests-jitter",
+        "max_requests_jitter",
+        WORKERS,
+        "N",
+        values.count(0, 10**12),
+        "0",
+        "Add a random number up to this to each worker's --max-requests.",
+    ),
+    OptionSpec(
+        "max-age",
+        "max_age_s",
+        WORKERS,
+        "SECONDS",
+        values.seconds(1, 365 * _DAY_S, zero="off"),
+        "0",
+        "Replace a worker that is older, one at a time.",
+        default_text="off",
+    ),
+    OptionSpec(
+        "max-worker-memory",
+        "max_worker_memory_bytes",
+        WORKERS,
+        "SIZE",
+        values.size(1 << 20, 1 << 44, zero="off"),
+        "0",
+        "Replace a worker whose resident memory (RSS) is larger, one at a time.",
+        default_text="off",
+    ),
+    OptionSpec(
+        "memory-limit",
+        "memory_limit_bytes",
+        WORKERS,
+        "SIZE",
+        values.size(1 << 20, 1 << 44, zero="off"),
+        "0",
+        "What all workers together may take (PSS): no more of them than fit, but --min-workers.",
+        default_text="off",
+    ),
+    OptionSpec(
         "keep-alive",
         "keep_alive_s",
         TIMEOUTS,
@@ -216,6 +286,16 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "0",
         "How long a request may wait for a free thread (503 with Retry-After beyond).",
         default_text="off",
+    ),
+    OptionSpec(
+        "worker-timeout",
+        "worker_timeout_s",
+        TIMEOUTS,
+        "SECONDS",
+        values.seconds(2, _DAY_S, zero="off"),
+        "30",
+        "How long a worker may be silent as a whole (slow requests do not make it so: some C code"
+        " keeps Python's lock); its stacks are logged, another takes its place, it is killed.",
     ),
     OptionSpec(
         "graceful-timeout",
@@ -359,6 +439,28 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "CONNECT requests: refused (501), or passed to the application.",
     ),
     OptionSpec(
+        "reload",
+        "reload",
+        OPERATIONS,
+        "",
+        values.switch,
+        "no",
+        "For development: reload the application when a *.py file below its directory changes"
+        " (needs the package watchfiles).",
+    ),
+    OptionSpec(
+        "reload-include",
+        "reload_includes",
+        OPERATIONS,
+        "GLOB",
+        values.glob,
+        "",
+        "Other files that --reload watches, such as '*.html'; may be repeated (in the environment:"
+        " separated by commas).",
+        default_text="none",
+        read_list=values.globs,
+    ),
+    OptionSpec(
         "log-level",
         "log_level",
         OPERATIONS,
@@ -410,60 +512,3 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
 )
 
 BY_NAME: Final[Mapping[str, OptionSpec]] = {spec.name: spec for spec in OPTIONS}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Everything that was decided before the server starts. Units stand in the names.
-
-    directory: absolute; where the application is imported from.
-    max_body_bytes: 0 for no limit.
-    keep_alive_s: 0 for none. metrics_interval_s: 0 for no readout.
-    min_rate (bytes per second), request_timeout_s, queue_timeout_s: 0 for none.
-    temporary_directory: absolute path; None for the system's.
-    access_log: absolute path, `-` for standard error, None for none.
-    pid_file: absolute path or None.
-    notices: lines to print on standard error before the server starts.
-    sources: option name -> where its value came from, in words.
-    """
-
-    target: Target
-    directory: str
-    preload: bool
-    binds: tuple[Bind, ...]
-    backlog: int
-    min_workers: int
-    max_workers: int
-    min_threads: int
-    max_threads: int
-    max_streams: int
-    keep_alive_s: float
-    header_timeout_s: float
-    body_timeout_s: float
-    write_timeout_s: float
-    linger_timeout_s: float
-    min_rate: int
-    request_timeout_s: float
-    queue_timeout_s: float
-    graceful_timeout_s: float
-    max_body_bytes: int
-    body_buffer_bytes: int
-    max_buffered_bytes: int
-    temporary_directory: str | None
-    max_request_line_bytes: int
-    max_header_bytes: int
-    max_headers: int
-    max_trailer_bytes: int
-    max_chunk_extension_bytes: int
-    max_chunk_overhead_bytes: int
-    max_connections: int
-    max_connections_per_address: int
-    refuse_underscores: bool
-    pass_connect: bool
-    log_level: str
-    access_log: str | None
-    pid_file: str | None
-    metrics_interval_s: float
-    check: bool
-    notices: tuple[str, ...] = ()
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .bind import TcpBind, UnixBind
 from .errors import PROGRAM
 from .option_spec import OptionSpec
-from .options import OPTIONS, SECTIONS, Options
+from .options import OPTIONS, SECTIONS
 from .resolve import DEFAULT
+from .settings import Options
 from .values import show_size
 from .version import VERSION
 
@@ -61,8 +61,10 @@ def _shown(spec: OptionSpec, options: Options) -> str:
         return "no" if value else "yes"
     if "|" in spec.metavar:
         return next(word for word in spec.metavar.split("|") if spec.read(word) == value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple):
-        return ", ".join(str(bind) for bind in value if isinstance(bind, TcpBind | UnixBind))
+        return ", ".join(str(each) for each in value) or spec.default_text
     if isinstance(value, float):
         return f"{value:g} s"
     if spec.metavar == "BYTES" and isinstance(value, int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,7 +12,8 @@ from .bind import Bind, TcpBind
 from .cores import usable_cores
 from .errors import UsageError
 from .option_spec import ENVIRONMENT_PREFIX, OptionSpec
-from .options import DEFAULT_MAX_STREAMS, DEFAULT_MAX_THREADS, MOST_WORKERS, OPTIONS, Options
+from .options import DEFAULT_MAX_STREAMS, DEFAULT_MAX_THREADS, MOST_WORKERS, OPTIONS
+from .settings import Options
 from .target import Target
 
 COMMAND_LINE: Final = "command line"
@@ -93,6 +95,7 @@ def resolve(
     for spec in OPTIONS:
         if spec.field and spec.field not in read:
             read[spec.field] = _value(given[spec.name])
+    _check_reload(read, given)
     most_workers = min(MOST_WORKERS, max(4, 2 * usable_cores()))
     read["max_workers"] = _maximum("workers", read, given, most_workers)
     read["max_threads"] = _maximum("threads", read, given, DEFAULT_MAX_THREADS)
@@ -115,8 +118,21 @@ def resolve_binds(
 
 def _value(given: Given) -> Any:
     values_given = given.values()
+    if given.spec.read_list is not None:
+        return values_given
     # Repeating an option that takes one value: the last one counts, as everywhere in a shell.
     return values_given[-1] if values_given else None
+
+
+def _check_reload(read: Mapping[str, Any], given: Mapping[str, Given]) -> None:
+    include = given["reload-include"]
+    if read["reload_includes"] and not read["reload"]:
+        raise UsageError(f"{include.label} {include.texts[0]!r} does nothing without --reload")
+    if read["reload"] and importlib.util.find_spec("watchfiles") is None:
+        raise UsageError(
+            f"{given['reload'].label} needs the package watchfiles: pip install watchfiles"
+            " (or install this server with its extra `reload`)"
+        )
 
 
 def _target(given: Given) -> Target:

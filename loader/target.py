@@ -63,6 +63,15 @@ def parse_target(text: str) -> Target:
     return Target(module, names, is_factory)
 
 
+def parse_hook(text: str) -> Target:
+    """Read which function is a hook: a target that is no factory. Raises: UsageError."""
+    hook = parse_target(text)
+    if hook.is_factory:
+        plain = str(hook).removesuffix("()")
+        raise UsageError(f"the server calls it; write {plain}, without parentheses")
+    return hook
+
+
 def is_dotted_name(text: str) -> bool:
     """Tell whether `text` is a dotted Python name."""
     return all(name.isidentifier() and not keyword.iskeyword(name) for name in text.split("."))

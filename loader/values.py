@@ -111,6 +111,18 @@ def choice(meanings: Mapping[str, Value]) -> Callable[[str], Value]:
     return read
 
 
+def glob(text: str) -> str:
+    """Read a pattern for names of files."""
+    if text.startswith("-"):
+        raise UsageError(f"a pattern was expected here (write ./{text} if that is one)")
+    return text.removeprefix("./")
+
+
+def globs(text: str) -> tuple[str, ...]:
+    """Read patterns separated by commas."""
+    return tuple(glob(each.strip()) for each in text.split(",") if each.strip())
+
+
 def log_level(text: str) -> str:
     """Read the name of a log level, in any case."""
     level = text.lower()

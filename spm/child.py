@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from .lifeline import Lifeline
-from .scoreboard import Scoreboard
+from .scoreboard import STATE_NONE, Scoreboard
 from .siblings import Inboxes, Siblings
 from .slot import Slot
 
@@ -28,7 +28,7 @@ _log = logging.getLogger("smart_http.spm")
 # got it as well and will tell us what to do, in the right order; so it does nothing here.
 # A handler and not SIG_IGN: an ignored signal stays ignored through exec, and a program
 # that the application starts must be endable.
-_COORDINATED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_COORDINATED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 # In characters; six bytes each at worst, it still fits into one packet.
 _MESSAGE_LIMIT: Final = 8_000
 
@@ -89,8 +89,9 @@ def leave(status: int) -> NoReturn:
 
 def describe_failure(error: BaseException) -> tuple[str, int | None]:
     """Return the message of a failed boot and the exit status it asks for."""
-    status = getattr(error, "exit_status", None)
-    if isinstance(status, int):
+    # One that knows of exit statuses, even if it asks for none, is a message by itself.
+    status = getattr(error, "exit_status", "unknown")
+    if status is None or isinstance(status, int):
         return _shortened(str(error)), status
     lines = traceback.format_exception(error)
     message = f"the application could not be loaded: {error!r}\n{''.join(lines).rstrip()}"
@@ -130,23 +131,20 @@ def run_worker(
         slot = Slot(scoreboard, index, incarnation)
         slot.started()
         siblings = Siblings(inboxes, scoreboard, index, stale_ns=stale_ns)
-        serve = _boot_or_tell(boot, lifeline)
-        if serve is not None:
-            serve(slot, lifeline, siblings)
-            status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:  # noqa: BLE001 - the edge of the process
-        _log.exception("worker %d (slot %d) failed", os.getpid(), index)
+        boot()(slot, lifeline, siblings)
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - imports may raise anything, SystemExit too
+        if isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if scoreboard.row(index).state == STATE_NONE:
+            _tell_boot_failure(error, lifeline)
+        elif not isinstance(error, SystemExit):
+            _log.exception("worker %d (slot %d) failed", os.getpid(), index)
     finally:
         leave(status)
 
 
-def _boot_or_tell(boot: Boot, lifeline: Lifeline) -> Serve | None:
-    try:
-        return boot()
-    except BaseException as error:  # noqa: BLE001 - imports may raise anything, SystemExit too
-        message, exit_status = describe_failure(error)
-        news = {"boot_failed": message, "exit_status": exit_status}
-        lifeline.tell(packed(news))
-        return None
+def _tell_boot_failure(error: BaseException, lifeline: Lifeline) -> None:
+    """Tell the manager why this worker is none: it has not come to serve."""
+    message, exit_status = describe_failure(error)
+    lifeline.tell(packed({"boot_failed": message, "exit_status": exit_status}))

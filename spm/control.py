@@ -1,9 +1,11 @@
-"""The control socket: how `status` asks a running server.
+"""The control socket: how `status` asks a running server, and `upgrade` tells it to.
 
 One line in, one JSON document out, end:
 
     > status\\n
     < {"total": 2, "busy": 1, ...}
+
+What takes its time is answered when it is done; the client waits.
 """
 
 from __future__ import annotations
@@ -34,10 +36,13 @@ _BACKLOG: Final = 16
 _MAX_ANSWER_BYTES: Final = 16 << 20
 
 
+Answer = Callable[[Mapping[str, object]], None]
+
+
 @dataclass(slots=True)
 class _Client:
     sock: socket.socket
-    deadline_ns: int
+    deadline_ns: int  # 0: it waits for us
     request: bytes = b""
     answer: memoryview = field(default_factory=lambda: memoryview(b""))
 
@@ -46,27 +51,34 @@ class ControlServer:
     """The manager's side, inside its loop: never blocks, bounded in everything.
 
     answers: for each request word, what gives the answer.
+    orders: for each word that takes its time, what begins it; it is given what takes the
+        answer, once it is there.
     """
 
     def __init__(
-        self, system: OperatingSystem, answers: Mapping[str, Callable[[], object]]
+        self,
+        system: OperatingSystem,
+        answers: Mapping[str, Callable[[], object]],
+        orders: Mapping[str, Callable[[Answer], None]] | None = None,
     ) -> None:
         self._system = system
         self._answers = answers
+        self._orders = orders or {}
         self._clients: dict[int, _Client] = {}
         self._listener: socket.socket | None = None
         self._file: tuple[Path, int] | None = None  # and its inode
 
-    def open(self, path: str | None) -> None:
+    def open(self, path: str | None, *, replace: bool = False) -> None:
         """Listen at the path, None: at the default one.
 
+        replace: whether a server that listens there is one that we replace.
         Raises: BootFailed if nothing can listen at the path that was asked for. At the
             default one it is only logged: a server without `status` serves all the same.
         """
         try:
             discovery.remove_leftovers()
             place = Path(path).absolute() if path else discovery.default_path()
-            if place.is_socket() and not discovery.is_listening(place):
+            if place.is_socket() and (replace or not discovery.is_listening(place)):
                 place.unlink(missing_ok=True)
             self._listen(place)
         except (OSError, ControlError) as error:
@@ -111,13 +123,13 @@ class ControlServer:
     @property
     def busy(self) -> bool:
         """Whether somebody is being answered, so that drop_late() must be called."""
-        return bool(self._clients)
+        return any(client.deadline_ns for client in self._clients.values())
 
     def drop_late(self) -> None:
         """Drop whoever neither asks nor reads."""
         now_ns = self._system.now_ns()
         for client in list(self._clients.values()):
-            if client.deadline_ns <= now_ns:
+            if 0 < client.deadline_ns <= now_ns:
                 self._drop(client)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -156,13 +168,32 @@ class ControlServer:
         line, newline, _ = client.request.partition(b"\n")
         if not newline and received and len(client.request) < _MAX_REQUEST_BYTES:
             return False
-        answer = self._answers.get(line.decode("ascii", "replace").strip())
-        if answer is None:
-            self._drop(client)
+        word = line.decode("ascii", "replace").strip()
+        if not client.deadline_ns:
+            # It waits for an answer and has nothing to say any more, but that it has gone.
+            if not received:
+                self._drop(client)
             return False
-        client.answer = memoryview(json.dumps(answer()).encode() + b"\n")
+        if word in self._answers:
+            self._give(client, self._answers[word]())
+            return True
+        if word in self._orders:
+            client.deadline_ns = 0
+            self._orders[word](lambda answer: self._answer_later(client, answer))
+        else:
+            self._drop(client)
+        return False
+
+    def _give(self, client: _Client, answer: object) -> None:
+        client.deadline_ns = self._system.now_ns() + int(_PATIENCE_S * _NS)
+        client.answer = memoryview(json.dumps(answer).encode() + b"\n")
         self._system.watch(client.sock, select.EPOLLOUT, lambda _: self._advance(client))
-        return True
+
+    def _answer_later(self, client: _Client, answer: Mapping[str, object]) -> None:
+        """Answer a client whose order is done, if it is still there."""
+        if self._clients.get(client.sock.fileno()) is client:
+            self._give(client, answer)
+            self._advance(client)
 
     def _drop(self, client: _Client) -> None:
         if self._clients.pop(client.sock.fileno(), None) is not None:
@@ -173,9 +204,12 @@ class ControlServer:
 # --- the asking side ------------------------------------------------------------------
 
 
-def ask(path: str | os.PathLike[str], request: str = "status", timeout_s: float = 5.0) -> Any:
+def ask(
+    path: str | os.PathLike[str], request: str = "status", timeout_s: float | None = 5.0
+) -> Any:
     """Send one request to a server's control socket and return its answer, parsed.
 
+    timeout_s: None waits for as long as the server lives.
     Raises: ControlError if there is no server, or it does not answer in time.
     """
     answer = b""
@@ -198,7 +232,21 @@ def ask(path: str | os.PathLike[str], request: str = "status", timeout_s: float 
     try:
         return json.loads(answer)
     except ValueError:
-        raise ControlError(f"the server at {path} does not know {request!r}") from None
+        raise ControlError(
+            f"the server at {path} does not know {request!r}, or ended before it answered"
+        ) from None
+
+
+def order_upgrade(path: str | os.PathLike[str]) -> int:
+    """Have a running server replaced by a new one; return that one's pid when it serves.
+
+    Raises: ControlError, saying why it is not.
+    """
+    # The server itself limits how long a new one may take to start.
+    answer = ask(path, "upgrade", timeout_s=None)
+    if not answer["ok"]:
+        raise ControlError(f"no upgrade: {answer['why']}")
+    return int(answer["pid"])
 
 
 def find(
@@ -245,7 +293,12 @@ def _the_one_that_runs(bind: str | None) -> str:
         raise ControlError("no server of this user is running")
     if bind is None and len(paths) == 1:
         return str(paths[0])
-    binds = {path: _binds_of(path) for path in paths}
+    readouts = {path: _readout_of(path) for path in paths}
+    # One that leaves has been replaced: the other one is meant.
+    paths = [path for path in paths if readouts[path].get("upgrade") != "leaving"] or paths
+    binds = {path: _binds_of(readouts[path]) for path in paths}
+    if bind is None and len(paths) == 1:
+        return str(paths[0])
     if bind is not None:
         paths = [path for path in paths if any(_is_meant(bind, b) for b in binds[path])]
         if len(paths) == 1:
@@ -259,14 +312,17 @@ def _the_one_that_runs(bind: str | None) -> str:
     )
 
 
-def _binds_of(path: Path) -> list[str]:
+def _readout_of(path: Path) -> dict[str, Any]:
     try:
         answer = ask(path, timeout_s=2.0)
     except ControlError as error:
         _log.debug("%s", error)
-        return []
-    binds = answer.get("server", {}).get("binds", []) if isinstance(answer, dict) else []
-    return [str(bind) for bind in binds]
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _binds_of(readout: Mapping[str, Any]) -> list[str]:
+    return [str(bind) for bind in readout.get("server", {}).get("binds", [])]
 
 
 def _is_meant(asked: str, bound: str) -> bool:

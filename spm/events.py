@@ -97,6 +97,20 @@ class WorkerBootFailed:
     exit_status: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class SuccessorEnded:
+    """The server that was started to replace this one is gone."""
+
+    status: ExitStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceChanged:
+    """The application's source has changed; what: which files, in words."""
+
+    what: str
+
+
 Event = (
     SignalCame
     | TemplateReady
@@ -108,4 +122,6 @@ Event = (
     | WorkerReaped
     | WorkerPoked
     | WorkerBootFailed
+    | SuccessorEnded
+    | SourceChanged
 )

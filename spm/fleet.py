@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from .events import ForkFailed, WorkerEnded, WorkerForked, WorkerReaped
-from .exit_status import ExitStatus
+from .exit_status import ExitStatus, KernelKills
 from .observation import Death, WorkerState
 from .ports import OperatingSystem
+from .recycling import draw_request_limit
 from .scoreboard import DRAIN, FREE, NOW, RUN, Scoreboard
 from .settings import SPMS
 from .siblings import Chooser, Inboxes
@@ -56,6 +58,9 @@ class Fleet:
         self._deaths: list[Death] = []
         self._obituaries: dict[int, _Obituary] = {}
         self._undelivered: deque[tuple[bytes, int]] = deque()
+        self._kernel_kills = KernelKills(system.oom_kills)
+        # Where connections go that no worker can take; it owns the descriptor from then on.
+        self.outlet: Callable[[bytes, int], None] | None = None
         self.departed = Departed()
         self.ever_ready = False
         self.stopping = False  # the whole server: nobody's end is unexpected any more
@@ -106,6 +111,7 @@ class Fleet:
                 template=template,
                 spawned_ns=now_ns,
                 row=self._scoreboard.row(slot),
+                request_limit=draw_request_limit(self._settings),
             )
         return count
 
@@ -128,6 +134,11 @@ class Fleet:
         handle.now_deadline_ns = 0
         handle.kill_deadline_ns = self._system.now_ns() + int(kill_after_s * _NS)
         self._command(handle, NOW, handle.kill_deadline_ns)
+
+    def shift(self, slot: int, target: int, share: float) -> None:
+        """Tell a worker to move a share of its active connections to another slot's."""
+        self._scoreboard.shift(slot, target, share)
+        self._system.poke(slot)
 
     def poke_all(self) -> None:
         """Make every worker look at its orders."""
@@ -160,7 +171,7 @@ class Fleet:
         """The template says how a worker ended."""
         obituary = self._obituaries.pop(event.incarnation, None)
         if obituary is not None:
-            _publish(obituary, event.status)
+            self._publish(obituary, event.status)
             return
         handle = self.find(event.slot, event.incarnation)
         if handle is not None:
@@ -203,7 +214,7 @@ class Fleet:
             return
         obituary = _Obituary(handle, expected, lost, now_ns)
         if handle.exit_status is not None:
-            _publish(obituary, handle.exit_status)
+            self._publish(obituary, handle.exit_status)
         else:
             self._obituaries[incarnation] = obituary
 
@@ -215,6 +226,7 @@ class Fleet:
         if now_ns - self._looked_ns > _GAP_NS:
             self._awake_ns = now_ns
         self._looked_ns = now_ns
+        self._kernel_kills.look(now_ns)
         for handle in self:
             self._look_at(handle, now_ns)
 
@@ -227,6 +239,7 @@ class Fleet:
         if handle.was_ready:
             self.ever_ready = True
         if before is not WorkerState.WEDGED and handle.state is WorkerState.WEDGED:
+            handle.wedged_ns = now_ns
             silent_s = (now_ns - handle.last_beat_ns) / _NS
             _log.warning("%s is silent for %.0f s; replacing it", _name(handle), silent_s)
         elif before is WorkerState.WEDGED and handle.state is WorkerState.READY:
@@ -236,7 +249,11 @@ class Fleet:
         """Hurry those who are late; return whether a deadline is running."""
         now_ns = self._system.now_ns()
         for handle in list(self):
-            if self._is_hopeless(handle, now_ns):
+            if self._is_hung(handle, now_ns):
+                handle.hopeless = True
+                silent_s = (now_ns - handle.last_beat_ns) / _NS
+                self._kill(handle, f"has been silent for {silent_s:.0f} s")
+            elif self._is_hopeless(handle, now_ns):
                 handle.hopeless = True
                 self.leave_now(handle, self._settings.kill_after_s)
             elif 0 < handle.now_deadline_ns <= now_ns:
@@ -246,10 +263,10 @@ class Fleet:
                 self._kill(handle)
         return any(handle.now_deadline_ns or handle.kill_deadline_ns for handle in self)
 
-    def _kill(self, handle: WorkerHandle) -> None:
+    def _kill(self, handle: WorkerHandle, why: str = "does not leave") -> None:
         handle.killed = self._system.kill(handle.slot)
         if handle.killed:
-            _log.warning("%s does not leave; sent SIGKILL", _name(handle))
+            _log.warning("%s %s; sent SIGKILL", _name(handle), why)
         else:
             # Nobody has told us its process, all this time: the template hangs. When it is
             # gone, the worker's lifeline tells whether there ever was a worker.
@@ -257,19 +274,33 @@ class Fleet:
             self._system.kill_template(handle.template)
 
     def _is_hopeless(self, handle: WorkerHandle, now_ns: int) -> bool:
-        """Whether a worker never became ready, or is silent for good."""
-        if handle.kill_deadline_ns:
+        """Whether a worker has never become ready."""
+        if handle.kill_deadline_ns or handle.state is not WorkerState.STARTING:
             return False
-        if handle.state is WorkerState.STARTING:
-            late_ns = now_ns - handle.spawned_ns
-            if late_ns < int(self._settings.boot_timeout_s * _NS):
-                return False
-            _log.error("%s is not ready after %.0f s", _name(handle), late_ns / _NS)
-            return True
+        late_ns = now_ns - handle.spawned_ns
+        if late_ns < int(self._settings.boot_timeout_s * _NS):
+            return False
+        _log.error("%s is not ready after %.0f s", _name(handle), late_ns / _NS)
+        return True
+
+    def _is_hung(self, handle: WorkerHandle, now_ns: int) -> bool:
+        """Whether a worker is silent for good, stuck in C with the GIL held.
+
+        Nothing in that process can end it any more, so it is not told to leave: one that
+        comes back this very moment would obey, and lose its requests.
+        """
         if handle.state is not WorkerState.WEDGED or not self._settings.wedged_kill_s:
             return False
-        # Stuck in C with the GIL held: nothing in that process can end it any more.
-        silent_ns = now_ns - max(handle.last_beat_ns, self._awake_ns)
+        if self._system.is_stopped(handle.slot):
+            # By SIGSTOP or a debugger: it will come back when it is let go on, and from
+            # then on it has all its time again to let its heart beat.
+            if not handle.stopped_ns:
+                _log.warning("%s is stopped, not hung; it is left alone", _name(handle))
+            handle.stopped_ns = now_ns
+        # Never in the look that finds it silent: it may have been stopped until a moment ago.
+        if now_ns - handle.wedged_ns < int(self._settings.kill_after_s * _NS):
+            return False
+        silent_ns = now_ns - max(handle.last_beat_ns, handle.stopped_ns, self._awake_ns)
         return silent_ns >= int(self._settings.wedged_kill_s * _NS)
 
     def write_overdue_obituaries(self) -> None:
@@ -278,7 +309,7 @@ class Fleet:
         for incarnation, obituary in list(self._obituaries.items()):
             if now_ns - obituary.since_ns >= _CAUSE_PATIENCE_NS:
                 del self._obituaries[incarnation]
-                _publish(obituary, None)
+                self._publish(obituary, None)
 
     def sweep_mail(self) -> None:
         """Send on what lies in inboxes that nobody reads.
@@ -289,11 +320,10 @@ class Fleet:
         it that each parcel is read once.
         """
         now_ns = self._system.now_ns()
-        if not self._chooser.candidates(now_ns, 0, exclude=-1, only_free=False):
+        if not self._is_deliverable(now_ns, 0, exclude=-1):
             return  # it is safe where it is
         for _ in range(len(self._undelivered)):
-            message, fd = self._undelivered.popleft()
-            self._deliver(message, fd, now_ns, 0)
+            self.deliver(*self._undelivered.popleft(), 0)
         for slot in range(self._scoreboard.slots):
             handle = self._handles.get(slot)
             if handle is None or handle.state is WorkerState.WEDGED:
@@ -302,66 +332,82 @@ class Fleet:
     def _forward_mail(self, slot: int, now_ns: int, generation: int) -> None:
         # With nobody ready it stays in the inbox, until somebody is (sweep_mail) or the
         # slot has a new worker, who reads it.
-        while self._chooser.candidates(now_ns, generation, exclude=slot, only_free=False):
+        while self._is_deliverable(now_ns, generation, exclude=slot):
             parcel = self._inboxes.take(slot)
             if parcel is None:
                 return
             if parcel[1] >= 0:  # else a nudge, and the nudged one is gone
-                self._deliver(*parcel, now_ns, generation)
+                self.deliver(*parcel, generation)
 
-    def _deliver(self, message: bytes, fd: int, now_ns: int, generation: int) -> None:
+    def _is_deliverable(self, now_ns: int, generation: int, *, exclude: int) -> bool:
+        """Whether what lies here can go anywhere now."""
+        return self.outlet is not None or bool(
+            self._chooser.candidates(now_ns, generation, exclude=exclude, only_free=False)
+        )
+
+    @property
+    def undelivered(self) -> int:
+        """How many connections lie with the manager because no worker could take them."""
+        return len(self._undelivered)
+
+    def deliver(self, message: bytes, fd: int, generation: int = 0) -> None:
+        """Send a connection to the worker that suits best, at once or when there is one.
+
+        generation: only to a worker of this one or a newer one. The descriptor is ours now.
+        """
+        now_ns = self._system.now_ns()
         targets = self._chooser.candidates(now_ns, generation, exclude=-1, only_free=False)
         for target in targets:
             if self._inboxes.put(target, message, fd):
                 self._chooser.sent_to(target)
                 os.close(fd)
                 return
-        self._undelivered.append((message, fd))
+        if self.outlet is not None:
+            self.outlet(message, fd)
+        else:
+            self._undelivered.append((message, fd))
 
-    def nudge_idle(self) -> bool:
-        """Make the idle workers look at the listener; False if none is idle.
+    def nudge_free(self) -> bool:
+        """Make the workers that have a free thread look at the listener; False if none has.
 
-        For a wake-up that was lost: its receiver died between waking and accepting, or has
-        no descriptors left to accept with. All of them, since it may be idle, too.
+        For a wake-up that was lost: its receiver died between waking and accepting, or
+        cannot get the GIL, or has no descriptors left to accept with. All of them, since
+        another one may be in the same state.
         """
-        idle = [
+        free = [
             handle
             for handle in self
-            if handle.state is WorkerState.READY and not handle.row.busy + handle.row.waiting
+            if handle.state is WorkerState.READY
+            and handle.row.busy + handle.row.waiting < self._settings.max_threads
         ]
-        for handle in idle:
+        for handle in free:
             self._inboxes.nudge(handle.slot)
-        return bool(idle)
-
-    def measure_cpu(self) -> None:
-        """Read the CPU clock of every worker."""
-        now_ns = self._system.now_ns()
-        for handle in self:
-            if handle.pid:
-                handle.measure_cpu(self._system.process_cpu_ns(handle.pid), now_ns)
+        return bool(free)
 
     def close(self) -> None:
         """Log what is still to be logged, and drop what can reach nobody any more."""
         for obituary in self._obituaries.values():
-            _publish(obituary, None)
+            self._publish(obituary, None)
         self._obituaries.clear()
         while self._undelivered:
             os.close(self._undelivered.popleft()[1])
 
+    def _publish(self, obituary: _Obituary, status: ExitStatus | None) -> None:
+        """Log a death, once its cause is known (or will never be)."""
+        handle = obituary.handle
+        how = "cause unknown, its parent is gone"
+        if status is not None:
+            ours = handle.killed
+            unexplained = status.signal == signal.SIGKILL and not ours
+            kernel = self._kernel_kills.explain_one(self._system.now_ns()) if unexplained else None
+            how = status.explained(killed_by_us=ours, out_of_memory=kernel)
+        lost = f", {obituary.lost} requests lost" if obituary.lost else ""
+        if obituary.expected and (status is None or status.clean) and not lost:
+            _log.info("%s has left (%s)", _name(handle), how)
+        else:
+            when = "" if handle.was_ready else " before it was ready"
+            _log.warning("%s died%s: %s%s", _name(handle), when, how, lost)
+
 
 def _name(handle: WorkerHandle) -> str:
     return f"worker {handle.pid or '(no pid yet)'} (slot {handle.slot})"
-
-
-def _publish(obituary: _Obituary, status: ExitStatus | None) -> None:
-    """Log a death, once its cause is known (or will never be)."""
-    handle = obituary.handle
-    how = "cause unknown, its parent is gone"
-    if status is not None:
-        how = status.explained(killed_by_us=handle.killed)
-    lost = f", {obituary.lost} requests lost" if obituary.lost else ""
-    if obituary.expected and (status is None or status.clean) and not lost:
-        _log.info("%s has left (%s)", _name(handle), how)
-    else:
-        when = "" if handle.was_ready else " before it was ready"
-        _log.warning("%s died%s: %s%s", _name(handle), when, how, lost)

@@ -12,19 +12,22 @@ that the application does can stop it. No other process can make it wait.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from . import child
+from .balance import plan_shift
 from .control import ControlServer
 from .errors import BootFailed, WorkerBootError
 from .events import (
     Event,
     ForkFailed,
     SignalCame,
+    SourceChanged,
+    SuccessorEnded,
     TemplateEnded,
     TemplateFailed,
     TemplateReady,
@@ -36,19 +39,22 @@ from .events import (
 )
 from .exit_status import ExitStatus
 from .fleet import Fleet
-from .observation import Actions, Memory, WorkerState
+from .journal import Journal
+from .observation import Actions, Memory, Observation, WorkerState
 from .observer import Observer
-from .pid_file import PidFile
 from .policy import Policy, decide
-from .ports import OperatingSystem
+from .presence import Presence
 from .readout import Readout
+from .real_system import SystemFactory, real_system
+from .relaunch import Renewal
 from .reload import Phase, Reload
 from .scoreboard import SHUTDOWN_NOW, SHUTDOWN_STOP, Scoreboard
 from .settings import SPMS
 from .shutdown import Shutdown, Step
 from .siblings import Inboxes
-from .system import System
+from .succession import Succession
 from .templates import TemplateHandle, Templates, TemplateState
+from .upgrade import Stage, Upgrade
 
 _log = logging.getLogger("smart_http.spm")
 _metrics_log = logging.getLogger("smart_http.metrics")
@@ -70,15 +76,6 @@ _TEMPLATE_PATIENCE: Final = 5
 # For the kernel to end a process that got SIGKILL.
 _LAST_PATIENCE_S: Final = 2.0
 
-SystemFactory = Callable[[child.Boot, Scoreboard, Inboxes, SPMS], OperatingSystem]
-
-
-def _real_system(
-    boot: child.Boot, scoreboard: Scoreboard, inboxes: Inboxes, settings: SPMS
-) -> OperatingSystem:
-    stale_ns = int(settings.heartbeat_stale_s * _NS)
-    return System(boot, scoreboard, inboxes, preload=settings.preload, stale_ns=stale_ns)
-
 
 class SPM:
     """The manager of one server.
@@ -91,6 +88,7 @@ class SPM:
     accept_queue: how many connections wait to be accepted.
     release: closes the listeners and removes their files; at the very end.
     describe: what the readout shows of the server; `binds` is a list of addresses.
+    renewal: what it takes to be replaced by a new server, or to replace an old one.
     """
 
     def __init__(
@@ -102,12 +100,12 @@ class SPM:
         accept_queue: Callable[[], int],
         release: Callable[[], None],
         describe: Callable[[], Mapping[str, object]],
-        system_factory: SystemFactory = _real_system,
+        renewal: Renewal | None = None,
+        system_factory: SystemFactory = real_system,
     ) -> None:
         self._settings = settings
         self._listen = listen
         self._release = release
-        self._describe = describe
         self._scoreboard = Scoreboard(settings.slots, settings.max_threads)
         try:
             self._inboxes = Inboxes(settings.slots)
@@ -127,13 +125,27 @@ class SPM:
             settings, self._scoreboard, self._fleet, self._templates, self._system
         )
         self._shutdown = Shutdown()
-        self._control = ControlServer(self._system, {"status": lambda: self.readout().as_dict()})
-        self._pid_file = PidFile(settings.pid_file) if settings.pid_file else None
+        self._journal = Journal()
+        self._upgrade = Upgrade(
+            settings, self._system, self._scoreboard, self._inboxes, self._fleet, self, renewal
+        )
+        self._succession: Succession | None = None
+        if renewal is not None and renewal.inheritance is not None:
+            self._succession = Succession(
+                renewal, self._system, self._fleet, take_control=self._take_control
+            )
+            # As many workers as serve there, or those that come first would be swamped.
+            workers = renewal.inheritance.workers
+            self._reload.floor = max(settings.min_workers, min(settings.max_workers, workers))
+        answers = {"status": lambda: self.readout().as_dict(), "counts": self._counts}
+        self._control = ControlServer(self._system, answers, {"upgrade": self._upgrade.ask})
+        self._presence = Presence(settings, self._control, describe)
         self._memory = Memory()
         self._last: Actions | None = None
         self._next_tick_ns = 0
         self._ticked_ns = 0
         self._queued_ticks = 0
+        self._settling = False  # the next measurement shows what the last shift has done
         self._metrics_ns = 0
         self._failure: BootFailed | None = None
         self._serving = False
@@ -148,6 +160,8 @@ class SPM:
             if self.start():
                 while not self.step():
                     pass
+        except BootFailed as error:
+            self._failure = error
         finally:
             self.finish()
         if self._failure is not None:
@@ -161,12 +175,20 @@ class SPM:
             self._handle(event)
         if self._system.now_ns() >= self._next_tick_ns:
             self._tick()
-        return self._shutdown.asked and not len(self._fleet)
+        leaving = self._shutdown.asked or self._upgrade.leaving
+        return leaving and not len(self._fleet) and self._upgrade.is_over()
 
     def readout(self) -> Readout:
         """Return all numbers as they are now."""
         self._fleet.look()
-        return self._observer.readout(self._reload, self._last)
+        readout = self._observer.readout(self._reload, self._last)
+        decisions = tuple(self._journal.entries())
+        return replace(readout, decisions=decisions, upgrade=self._upgrade.stage.value)
+
+    def _counts(self) -> dict[str, object]:
+        """Return the numbers without a line for each worker, whose memory takes a while to read."""
+        self._fleet.look()
+        return self._observer.readout(self._reload, self._last, with_workers=False).as_dict()
 
     # --- start and end -------------------------------------------------------------
 
@@ -176,6 +198,8 @@ class SPM:
         False: somebody stopped us meanwhile. Raises: BootFailed.
         """
         self._system.open()
+        if self._succession is not None:
+            self._succession.open()
         template = self._templates.start(self._reload.generation)
         while template.state is TemplateState.LOADING:
             for event in self._system.wait(1.0):
@@ -184,7 +208,7 @@ class SPM:
                 self._templates.kill(template)
                 return False
             if self._templates.find(template.number) is None:
-                raise BootFailed(template.message, template.exit_status or 2)
+                raise BootFailed(template.message, template.exit_status or 3)
         try:
             self._listen()
         except Exception as error:
@@ -192,33 +216,24 @@ class SPM:
             if not isinstance(status, int):
                 raise
             raise BootFailed(str(error), status) from error
-        if self._pid_file is not None:
-            self._pid_file.claim()
-        self._control.open(self._settings.control_path)
+        if self._succession is None:
+            self._take_control()
         self._serving = True
         self._metrics_ns = self._system.now_ns()
-        self._announce()
         return True
 
-    def _announce(self) -> None:
-        """Say who serves what, and where: the line a person waits for."""
-        about = self._describe()
-        binds = about.get("binds", ())
-        _log.info(
-            "%s %s serves %s: listening on %s (pid %d; Ctrl+C stops)",
-            about.get("name", "server"),
-            about.get("version", ""),
-            about.get("target", "the application"),
-            ", ".join(map(str, binds)) if isinstance(binds, list | tuple) else binds,
-            os.getpid(),
-        )
+    def _take_control(self) -> None:
+        """Be the server that is found by pid file and control socket."""
+        self._presence.appear(self._succession.predecessor if self._succession else 0)
+        self._reload.floor = 0
 
     def finish(self) -> None:
         """End what is left and remove every trace."""
         self._end_templates()
-        self._control.close()
-        if self._pid_file is not None:
-            self._pid_file.release()
+        self._upgrade.close()
+        if self._succession is not None:
+            self._succession.close(self._failure)
+        self._presence.vanish()
         self._fleet.close()
         self._system.close()
         self._inboxes.close()
@@ -248,6 +263,7 @@ class SPM:
         self._fleet.write_overdue_obituaries()
         self._fleet.sweep_mail()
         self._control.drop_late()
+        self._upgrade.advance()
         self._system.reap_strays()
         pending = True
         if self._shutdown.asked:
@@ -256,6 +272,9 @@ class SPM:
             pending = self._observe_decide_act(now_ns) or late
             self._reload.advance(self._memory.failed_starts, self._last.wanted if self._last else 0)
             self._reload.retire_templates()
+            if self._succession is not None:
+                wanted = self._last.wanted if self._last else self._settings.min_workers
+                self._succession.advance(max(1, min(self._reload.floor, wanted)))
             self._nudge_if_queued()
             self._write_metrics(now_ns)
         self._schedule(now_ns, pending=pending)
@@ -268,6 +287,7 @@ class SPM:
         self._memory, self._last = actions.memory, actions
         self._scoreboard.set_target(actions.wanted)
         self._act(actions, template)
+        self._balance(seen, actions)
         loading = self._templates.keep_one_for(self._reload.generation)
         return actions.pending or loading
 
@@ -275,6 +295,7 @@ class SPM:
         if actions.give_up:
             self._fail(WorkerBootError(f"gave up: {actions.why}"))
             return
+        total = len(self._fleet)
         for slot in actions.revive:
             self._fleet.revive(slot)
         spawned = 0
@@ -289,7 +310,20 @@ class SPM:
         }
         if any(did.values()):
             what = ", ".join(f"{word} {count}" for word, count in did.items() if count)
-            _log.info("%s: %s (Total %d)", what, actions.why, len(self._fleet))
+            self._journal.note(what, actions.why, total, actions.wanted)
+
+    def _balance(self, seen: Observation, actions: Actions) -> None:
+        """Have connections moved from a worker whose core is full to one that has room."""
+        if not self._observer.cpu_measured:
+            return
+        # What was measured since the last shift is half before and half after it.
+        self._settling, settled = False, not self._settling
+        shift = plan_shift(seen) if settled else None
+        if shift is not None:
+            self._settling = True
+            self._fleet.shift(shift.source, shift.target, shift.share)
+            what = f"shift {100 * shift.share:.0f} % of slot {shift.source} to slot {shift.target}"
+            self._journal.note(what, "its core is full", len(self._fleet), actions.wanted)
 
     def _schedule(self, now_ns: int, *, pending: bool) -> None:
         quiet = not (
@@ -299,6 +333,7 @@ class SPM:
             or len(self._fleet) != self._settings.min_workers
             or any(handle.state is not WorkerState.READY for handle in self._fleet)
             or self._control.busy
+            or self._fleet.undelivered
             or self._templates.waiting
         )
         live = len(self._fleet.of_generation(self._reload.generation))
@@ -314,13 +349,13 @@ class SPM:
             self._next_tick_ns = min(self._next_tick_ns, max(now_ns + _MS, self._metrics_due_ns()))
 
     def _nudge_if_queued(self) -> None:
-        """Wake an idle worker if connections lie in the accept queue at two ticks.
+        """Wake who has a free thread if connections lie in the accept queue at two ticks.
 
         The kernel woke one worker for them. If that one was killed before it accepted,
         or had just unregistered the listener, nobody else is ever woken.
         """
         self._queued_ticks = self._queued_ticks + 1 if self._observer.accept_queue else 0
-        if self._queued_ticks >= 2 and self._fleet.nudge_idle():
+        if self._queued_ticks >= 2 and self._fleet.nudge_free():
             self._queued_ticks = 0
 
     def _metrics_due_ns(self) -> int:
@@ -358,6 +393,10 @@ class SPM:
                 self._templates.note_failed(template, message, exit_status)
             case TemplateEnded(template, status):
                 self._template_ended(template, status)
+            case SuccessorEnded(status):
+                self._upgrade.note_ended(status)
+            case SourceChanged(what):
+                self._ask_reload(f"reloading: {what} changed")
         self._next_tick_ns = self._system.now_ns()
 
     def _poked(self, slot: int, incarnation: int) -> None:
@@ -366,14 +405,19 @@ class SPM:
             self._next_tick_ns = min(self._next_tick_ns, max(self._system.now_ns(), earliest_ns))
 
     def _signalled(self, number: int) -> None:
+        if number == signal.SIGUSR2:
+            _log.info("SIGUSR2: upgrade")
+            self._upgrade.ask()
+            return
         if number == signal.SIGHUP:
-            if self._serving and not self._shutdown.asked:
-                _log.info("SIGHUP: reload")
-                self._reload.ask()
+            self._ask_reload("SIGHUP: reload")
             return
         interactive = number == signal.SIGINT
         if interactive and sys.stderr is not None and sys.stderr.isatty():
             sys.stderr.write("\n")  # the terminal has written ^C and stands behind it
+        self._upgrade.forward(number)
+        if self._succession is not None:
+            self._succession.close()  # the old server, if it is still there, stops by itself
         step = self._shutdown.ask(self._system.now_ns(), self._settings.graceful_timeout_s)
         if step is Step.STOPPING:
             _log.info("%s: stopping gracefully", signal.Signals(number).name)
@@ -381,6 +425,40 @@ class SPM:
         elif step is Step.NOW:
             _log.info("%s again: stopping at once", signal.Signals(number).name)
             self._stop(SHUTDOWN_NOW, 0)
+
+    def _ask_reload(self, why: str) -> None:
+        if self._upgrade.stage is not Stage.IDLE:
+            _log.error("no reload: an upgrade is under way")
+        elif self._serving and not self._shutdown.asked:
+            _log.info("%s", why)
+            self._reload.ask()
+
+    # What an upgrade wants of the manager (upgrade.Owner).
+
+    def obstacle(self) -> str:
+        """Return why there cannot be an upgrade now, or nothing."""
+        if not self._serving or self._shutdown.asked:
+            return "this server is stopping" if self._shutdown.asked else "it has not started yet"
+        if self._reload.phase is not Phase.IDLE:
+            return "a reload is under way; ask again when it is over"
+        if self._succession is not None and self._succession.under_way:
+            return f"process {self._succession.predecessor} is still leaving; ask again later"
+        return ""
+
+    def give_up_control(self) -> None:
+        """Another server serves: no decision is ours any more."""
+        self._serving = False
+
+    def keep_control(self) -> None:
+        """It has failed."""
+        if not self._shutdown.asked:
+            self._presence.reappear()
+
+    def stop_stranded(self) -> None:
+        """There is nobody to hand anything to."""
+        if not self._shutdown.asked:
+            self._shutdown.ask(self._system.now_ns(), self._settings.graceful_timeout_s)
+            self._stop(SHUTDOWN_STOP, _LINGER_MS)
 
     def _stop(self, kind: int, linger_ms: int) -> None:
         self._fleet.stopping = True
@@ -395,7 +473,7 @@ class SPM:
             # looks for orders; we have written the order, then looked whether it is ready.
             # To wait for an application that is still being imported would be for nothing.
             if handle.state is WorkerState.STARTING:
-                self._system.kill(handle.slot)
+                handle.killed = self._system.kill(handle.slot)
         step = self._shutdown.next_step(now_ns, self._settings.kill_after_s)
         if step is Step.NOW:
             _log.warning("%d workers have not finished in time; leaving now", len(self._fleet))
@@ -403,7 +481,7 @@ class SPM:
         elif step is Step.KILLED:
             _log.warning("%d workers do not leave; sending SIGKILL", len(self._fleet))
             for handle in self._fleet:
-                self._system.kill(handle.slot)
+                handle.killed = self._system.kill(handle.slot)
 
     def _fail(self, failure: BootFailed) -> None:
         """End the server because it cannot serve."""

@@ -21,8 +21,9 @@ class WorkerState(enum.Enum):
 class WorkerSeen:
     """One worker at this look.
 
-    cpu: share of a core it used lately. worn: it is to be replaced (too many of its
-    threads are stuck), so it counts as load and not as capacity.
+    cpu: share of a core it used lately; run_wait: share of the time in which it was ready to
+    run and had no core. worn: why it is to be replaced ("": it is not);
+    then it counts as load and not as capacity.
     """
 
     slot: int
@@ -33,7 +34,20 @@ class WorkerSeen:
     connections: int = 0
     spawned_s: float = 0.0
     cpu: float = 0.0
-    worn: bool = False
+    run_wait: float = 0.0
+    worn: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuLook:
+    """How the workers used CPU time in the last moments, all together.
+
+    load: cores they used or waited for. appetite: the share of a core that one of them would
+    use if it had one for itself.
+    """
+
+    load: float
+    appetite: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +65,8 @@ class Memory:
 
     samples: (time, arrivals, busy seconds) over the window; recent: (time, requests
     present if any waited) over the persistence time; peaks: (time, workers needed),
-    falling, over the hold. generation: whose failures are counted.
+    falling, over the hold. appetite: share of a core that a worker would use, known while all
+    cores are full, else 0. generation: whose failures are counted.
     """
 
     samples: tuple[tuple[float, float, float], ...] = ()
@@ -65,6 +80,8 @@ class Memory:
     spawned_s: float = -inf
     retired_s: float = -inf
     cpu_full_since_s: float = inf
+    appetite: float = 0.0
+    appetite_s: float = -inf
     generation: int = 0
     failed_starts: int = 0
     young_deaths: int = 0
@@ -81,6 +98,9 @@ class Observation:
     busy_s: the integral of busy threads over time.
     accept_queue: connections that nobody has accepted yet.
     deaths: since the last look.
+    machine_cpu: share of the CPU time that may be used. cpu_pressure: share of the time in
+        which somebody waited for a core. cpu_look: None while no request waits; then it is
+        not measured.
     can_spawn: False while there is no template to fork from.
     floor: at least so many workers (a reload brings up as many as served before).
     reloading: the new generation is coming up: nothing is retired.
@@ -95,6 +115,8 @@ class Observation:
     accept_queue: int = 0
     deaths: tuple[Death, ...] = ()
     machine_cpu: float = 0.0
+    cpu_pressure: float = 0.0
+    cpu_look: CpuLook | None = None
     worker_memory_bytes: int = 0
     memory_available_bytes: int = 1 << 62
     can_spawn: bool = True

@@ -8,21 +8,18 @@ from typing import Final
 
 from .fleet import Fleet
 from .histogram import add
+from .measures import Measures
 from .meter import Meter, ServiceTimes, Snapshot
 from .observation import Actions, Memory, Observation
 from .ports import OperatingSystem
 from .readout import Readout, WorkerLine, count_states
+from .recycling import Recycling
 from .reload import Reload
 from .scoreboard import Scoreboard
 from .settings import SPMS
 from .worker import Totals
 
 _NS: Final = 1_000_000_000
-# The CPU share of a worker over less than this is noise.
-_CPU_EVERY_NS: Final = _NS // 2
-# Reading the memory of all workers costs milliseconds each; it does not change faster.
-_MEMORY_EVERY_NS: Final = 5 * _NS
-_STATUS_MEMORY_NS: Final = 2 * _NS
 
 
 class Observer:
@@ -52,26 +49,24 @@ class Observer:
         self._busy_ns = 0
         self._busy_looked_ns = self._started_ns
         self._busy_before = 0
-        self._cpu_looked_ns = 0
-        self._machine_cpu = 0.0
-        self._memory_looked_ns = 0
-        self._worker_memory_bytes = 0
-        self._memory_available_bytes = 1 << 62
-        self._status_memory: dict[int, tuple[int, dict[str, int]]] = {}
+        self._measures = Measures(settings, fleet, system)
+        self._recycling = Recycling(settings)
         self.accept_queue = 0
+        self.cpu_measured = False  # whether the last look has measured the workers' CPU time
 
     def look(self, reload: Reload, memory: Memory, *, can_spawn: bool) -> Observation:
         """Return what is to be seen now. The fleet has been looked at already."""
         now_ns = self._system.now_ns()
         self.accept_queue = max(0, self._accept_queue())
         self._integrate_busy(now_ns)
-        self._measure_cpu(now_ns)
-        self._measure_memory(now_ns)
+        measures = self._measures
+        self.cpu_measured = measures.look(now_ns, waiting=self.waiting > 0)
         totals = self.totals()
         if self._meter.is_due(now_ns):
             self._meter.add(self._snapshot(totals, now_ns))
+        worn = self._recycling.worn(list(self._fleet), now_ns, reloading=not reload.idle)
         return Observation(
-            workers=tuple(handle.seen(self._settings.written_off_limit) for handle in self._fleet),
+            workers=tuple(handle.seen(worn.get(handle.slot, "")) for handle in self._fleet),
             generation=reload.generation,
             arrived=totals.begun + self.accept_queue,
             ended=totals.ended,
@@ -79,9 +74,11 @@ class Observer:
             busy_s=self._busy_ns / _NS,
             accept_queue=self.accept_queue,
             deaths=self._fleet.take_deaths(),
-            machine_cpu=self._machine_cpu,
-            worker_memory_bytes=self._worker_memory_bytes,
-            memory_available_bytes=self._memory_available_bytes,
+            machine_cpu=measures.machine_cpu,
+            cpu_pressure=measures.cpu_pressure,
+            cpu_look=measures.cpu_look,
+            worker_memory_bytes=measures.worker_memory_bytes,
+            memory_available_bytes=measures.memory_available_bytes,
             can_spawn=can_spawn,
             floor=reload.floor,
             reloading=reload.rising,
@@ -149,8 +146,9 @@ class Observer:
             uptime_s=round((now_ns - self._started_ns) / _NS, 3),
             manager_pid=os.getpid(),
             server=dict(self._describe()),
+            machine=self._measures.machine(),
             workers=tuple(
-                WorkerLine.of(handle, now_ns, self._memory_of(handle.pid, now_ns))
+                WorkerLine.of(handle, now_ns, self._measures.memory_of(handle.pid, now_ns))
                 for handle in handles
                 if with_workers
             ),
@@ -168,30 +166,3 @@ class Observer:
         self._busy_ns += self._busy_before * (now_ns - self._busy_looked_ns)
         self._busy_before = sum(handle.row.busy for handle in self._fleet)
         self._busy_looked_ns = now_ns
-
-    def _measure_cpu(self, now_ns: int) -> None:
-        if now_ns - self._cpu_looked_ns >= _CPU_EVERY_NS:
-            self._cpu_looked_ns = now_ns
-            self._machine_cpu = self._system.machine_cpu()
-            self._fleet.measure_cpu()
-
-    def _measure_memory(self, now_ns: int) -> None:
-        if self._memory_looked_ns and now_ns - self._memory_looked_ns < _MEMORY_EVERY_NS:
-            return
-        self._memory_looked_ns = now_ns
-        if self._settings.memory_reserve_bytes:
-            self._memory_available_bytes = self._system.memory_available_bytes()
-        if self._settings.memory_limit_bytes:
-            sizes = [self._memory_of(h.pid, now_ns).get("pss", 0) for h in self._fleet if h.pid]
-            self._worker_memory_bytes = max(sizes, default=0)
-
-    def _memory_of(self, pid: int, now_ns: int) -> dict[str, int]:
-        if not pid:
-            return {}
-        read_ns, memory = self._status_memory.get(pid, (0, {}))
-        if not read_ns or now_ns - read_ns >= _STATUS_MEMORY_NS:
-            memory = self._system.process_memory(pid)
-            alive = {handle.pid for handle in self._fleet}
-            kept = {p: entry for p, entry in self._status_memory.items() if p in alive}
-            self._status_memory = {**kept, pid: (now_ns, memory)}
-        return memory

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
 
 from .errors import BootFailed
+
+_log = logging.getLogger("smart_http.spm")
 
 
 def read_pid(path: str | os.PathLike[str]) -> int | None:
@@ -40,19 +43,28 @@ class PidFile:
         # Absolute now: the application may change the directory.
         self._path = Path(path).absolute()
 
-    def claim(self) -> None:
+    def claim(self, predecessor: int = 0) -> None:
         """Write our pid, at once or not at all.
 
+        predecessor: pid of a server that we replace; the file may be its own.
         Raises: BootFailed if it names another live process or cannot be written. One that
             names a dead process is a leftover and is overwritten.
         """
         try:
             other = read_pid(self._path)
-            if other is not None and other != os.getpid() and is_alive(other):
+            ours = (None, os.getpid(), predecessor)
+            if other not in ours and is_alive(other):
                 raise BootFailed(f"pid file {self._path}: process {other} is running")
             self._write()
         except OSError as error:
             raise BootFailed(f"pid file {self._path}: {error.strerror or error}") from error
+
+    def restore(self) -> None:
+        """Write our pid again if a successor took the file over, and is gone."""
+        try:
+            self.claim()
+        except BootFailed as error:
+            _log.error("%s", error)
 
     def _write(self) -> None:
         # A reader sees the old file or the whole new one: rename(2) is atomic.

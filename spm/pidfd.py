@@ -20,8 +20,12 @@ class PidFD:
 
     def kill(self) -> None:
         """Send SIGKILL; to a process that is gone already it does not matter."""
+        self.send(signal.SIGKILL)
+
+    def send(self, number: int) -> None:
+        """Send a signal; to a process that is gone already it does not matter."""
         try:
-            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+            signal.pidfd_send_signal(self._fd, number)
         except ProcessLookupError:
             return
 

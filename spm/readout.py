@@ -6,6 +6,7 @@ raised here and lowered there drifts with every SIGKILL.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from .observation import WorkerState
 from .worker import WorkerHandle
 
 _MB = 1 << 20
+_DECISIONS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class Readout:
     streams: threads that wait for the reader of a streamed response; not among the busy.
     written_off: threads that took too long and may never come back.
     incidents: name -> how often, since the start.
+    machine: cores that may be used; shares of the time lately: cpu that was used of what may
+        be used, cpu_pressure (somebody waited for a core), cpu_throttled (our quota was used
+        up; None without one); memory_available in bytes.
+    decisions: the manager's last ones, oldest first: at (seconds since 1970), what,
+        why, total, wanted.
     """
 
     total: int
@@ -103,7 +110,10 @@ class Readout:
     uptime_s: float
     manager_pid: int
     server: Mapping[str, object] = field(default_factory=dict)
+    machine: Mapping[str, float | int | None] = field(default_factory=dict)
     workers: tuple[WorkerLine, ...] = ()
+    decisions: tuple[Mapping[str, object], ...] = ()
+    upgrade: str = "idle"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values for JSON."""
@@ -152,7 +162,16 @@ def render(values: Mapping[str, Any]) -> str:
     workers = values["workers"]
     if workers:
         lines += ["", *_table(workers)]
+    decisions = values["decisions"]
+    if decisions:
+        lines += ["", "last decisions", *map(_decision, decisions[-_DECISIONS_SHOWN:])]
     return "\n".join(lines)
+
+
+def _decision(entry: Mapping[str, Any]) -> str:
+    at = time.strftime("%H:%M:%S", time.localtime(entry["at"]))
+    counts = f"(Total {entry['total']}, wanted {entry['wanted']})"
+    return f"  {at}  {entry['what']}: {entry['why']} {counts}"
 
 
 def _headline(values: Mapping[str, Any]) -> list[str]:
@@ -161,6 +180,8 @@ def _headline(values: Mapping[str, Any]) -> list[str]:
     head = f"{what or 'server'}  pid {values['manager_pid']}  up {_span(values['uptime_s'])}"
     if values["reload"] != "idle":
         head += f"  reload: {values['reload']}"
+    if values["upgrade"] != "idle":
+        head += f"  upgrade: {values['upgrade']}"
     lines = [head]
     for key, value in server.items():
         if key not in ("name", "version"):
@@ -187,7 +208,23 @@ def _numbers(values: Mapping[str, Any]) -> list[str]:
         f"trouble      {values['restarts']} restarts, {values['lost']} lost requests, "
         f"{values['errors']} errors",
         *_incidents(values["incidents"]),
+        f"machine      {_machine(values['machine'])}",
     ]
+
+
+def _cores(number: int) -> str:
+    return f"{number} core{'' if number == 1 else 's'}"
+
+
+def _machine(values: Mapping[str, Any]) -> str:
+    """Return in words what the machine leaves us; shares are of the time."""
+    throttled = values["cpu_throttled"]
+    quota = "" if throttled is None else f"quota used up {100 * throttled:.0f} %, "
+    return (
+        f"{100 * values['cpu']:.0f} % of {_cores(values['cores'])} used, "
+        f"waited for {100 * values['cpu_pressure']:.0f} %, {quota}"
+        f"{values['memory_available'] / _MB:.0f} MB free"
+    )
 
 
 def _incidents(counts: Mapping[str, int]) -> list[str]:

@@ -67,6 +67,11 @@ class Reload:
         scoreboard.set_generation(1)
 
     @property
+    def idle(self) -> bool:
+        """Whether no reload is under way."""
+        return self.phase is Phase.IDLE
+
+    @property
     def rising(self) -> bool:
         """Whether new workers are coming up next to the old ones."""
         return self.phase is Phase.RISING
@@ -172,7 +177,9 @@ class Reload:
         """
         old = [handle for handle in self._fleet if handle.generation != self.generation]
         if old and not any(handle.told_to_leave for handle in self._fleet):
-            self._fleet.drain(min(old, key=lambda h: (h.row.busy + h.row.waiting, h.slot)))
+            starting = [handle for handle in old if handle.state is WorkerState.STARTING]
+            leaving = starting or old  # nobody misses one that does not serve yet
+            self._fleet.drain(min(leaving, key=lambda h: (h.row.busy + h.row.waiting, h.slot)))
 
     def _finish_if_left(self) -> None:
         if all(handle.generation == self.generation for handle in self._fleet):

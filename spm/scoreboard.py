@@ -38,6 +38,7 @@ H_BEAT: Final = 5
 H_TARGET: Final = 6
 H_LINGER_MS: Final = 7
 H_CAPACITY: Final = 8
+H_RELAY: Final = 9
 
 # --- slot, the manager's words -----------------------------------------------
 COMMAND: Final = 0
@@ -46,6 +47,7 @@ PID: Final = 2
 SPAWNED: Final = 3
 GENERATION: Final = 4
 DEADLINE: Final = 5
+SHIFT: Final = 6
 
 # --- slot, the worker's words ------------------------------------------------
 ECHO: Final = 8
@@ -77,6 +79,11 @@ FREE: Final = 0
 RUN: Final = 1
 DRAIN: Final = 2
 NOW: Final = 3
+
+# --- what the manager writes into SHIFT: a serial number, the target's slot, the share --------
+_SHIFT_SERIAL: Final = 32
+_SHIFT_TARGET: Final = 16
+_SHIFT_PARTS: Final = 1000
 
 # --- what the manager writes into H_SHUTDOWN -----------------------------------
 SHUTDOWN_NONE: Final = 0
@@ -123,6 +130,11 @@ class Row:
     def started(self) -> bool:
         """Whether the worker's half was written by the worker that belongs here."""
         return self.command != FREE and self.echo == self.incarnation
+
+
+def unpack_shift(word: int) -> tuple[int, float]:
+    """Return target and share of an order that `Scoreboard.shift` wrote."""
+    return word >> _SHIFT_TARGET & 0xFFFF, (word & 0xFFFF) / _SHIFT_PARTS
 
 
 class Scoreboard:
@@ -176,6 +188,13 @@ class Scoreboard:
         base = self.base(slot)
         self.words[base + DEADLINE] = deadline_ns
         self.words[base + COMMAND] = command
+
+    def shift(self, slot: int, target: int, share: float) -> None:
+        """Tell the slot's worker to move a share of its active connections to `target`'s."""
+        index = self.base(slot) + SHIFT
+        serial = (self.words[index] >> _SHIFT_SERIAL) + 1 & 0xFFFFFFFF
+        parts = int(min(1.0, max(0.0, share)) * _SHIFT_PARTS)
+        self.words[index] = serial << _SHIFT_SERIAL | target << _SHIFT_TARGET | parts
 
     def clear(self, slot: int) -> None:
         """Free the slot of a worker that is dead.
@@ -251,6 +270,11 @@ class Scoreboard:
         self._header[H_LINGER_MS] = linger_ms
         self._header.pop(H_SHUTDOWN)
         self._header[H_SHUTDOWN] = kind
+        self._write_header()
+
+    def set_relay(self, *, is_open: bool) -> None:
+        """Say whether connections that no sibling takes are to go to the manager."""
+        self._header[H_RELAY] = int(is_open)
         self._write_header()
 
     def _write_header(self) -> None:

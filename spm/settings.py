@@ -34,6 +34,10 @@ class SPMS:
     memory_reserve_bytes: with less than this available, nothing is spawned.
     incidents: names of what workers count besides requests, in the order of their places.
     written_off_limit: a worker with so many threads written off is replaced; 0 is never.
+    max_requests, max_requests_jitter: a worker is replaced after so many requests, and a
+        random number of more up to the jitter; 0 is never.
+    max_age_s: a worker older than that is replaced; 0 is never.
+    max_worker_memory_bytes: a worker whose resident memory is larger is replaced; 0 is never.
 
     Raises: SettingsError, in one line, if they contradict each other.
     """
@@ -55,6 +59,10 @@ class SPMS:
     memory_reserve_bytes: int = 64 << 20
     incidents: tuple[str, ...] = ()
     written_off_limit: int = 0
+    max_requests: int = 0
+    max_requests_jitter: int = 0
+    max_age_s: float = 0.0
+    max_worker_memory_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -66,6 +74,10 @@ class SPMS:
             raise SettingsError(f"{len(self.incidents)} incidents; places: {MAX_INCIDENTS}")
         for name in (
             "written_off_limit",
+            "max_requests",
+            "max_requests_jitter",
+            "max_age_s",
+            "max_worker_memory_bytes",
             "metrics_interval_s",
             "wedged_kill_s",
             "memory_limit_bytes",

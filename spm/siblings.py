@@ -4,6 +4,9 @@ Every process keeps all sending ends, so any worker reaches any other in one hop
 slot's worker reads its inbox, and the manager (and the template, from which the worker
 gets it) keeps the reading end too: what lies in the inbox of a dead worker is not lost,
 the manager sends it on. That is why no acknowledgement is needed.
+
+One inbox more is the manager's own, the relay: while the server is replaced by a new one,
+connections that no sibling takes go there, and from there to the new server.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from .scoreboard import (
     ECHO,
     GENERATION,
     H_CAPACITY,
+    H_RELAY,
     INCARNATION,
     RUN,
     STATE,
@@ -47,13 +51,15 @@ class Inboxes:
     """The inboxes of all slots, made before the first fork.
 
     slots: how many. Costs two descriptors a slot in every process.
+    relay: the index of the manager's own.
     """
 
     def __init__(self, slots: int) -> None:
+        self.relay = slots
         self._readers: list[socket.socket] = []
         self._senders: list[socket.socket] = []
         self._buffer = bytearray(MAX_MESSAGE_BYTES)
-        for _ in range(slots):
+        for _ in range(slots + 1):
             reader, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             reader.setblocking(False)
             sender.setblocking(False)
@@ -141,6 +147,7 @@ class Siblings:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._inboxes = inboxes
+        self._header = scoreboard.words
         self._slot = slot
         self._chooser = Chooser(scoreboard, stale_ns)
         self._generation = scoreboard.words[scoreboard.base(slot) + GENERATION]
@@ -158,8 +165,8 @@ class Siblings:
         """
         return self._inboxes.take(self._slot)
 
-    def send(self, message: bytes, fd: int, *, only_free: bool) -> bool:
-        """Hand `fd` to the sibling that suits best.
+    def send(self, message: bytes, fd: int, *, only_free: bool, target: int = -1) -> bool:
+        """Hand `fd` to the sibling that suits best, or to none but that in slot `target`.
 
         only_free: only to one that has a thread free this moment; otherwise
         (draining) to any ready one. False: nobody could take it, and the
@@ -169,10 +176,13 @@ class Siblings:
             self._clock(), self._generation, exclude=self._slot, only_free=only_free
         )
         for slot in candidates:
-            if self._inboxes.put(slot, message, fd):
+            if target in (-1, slot) and self._inboxes.put(slot, message, fd):
                 self._chooser.sent_to(slot)
                 return True
-        return False
+        if target >= 0:
+            return False
+        # Nobody here: all are leaving, and another server takes over what they have.
+        return bool(self._header[H_RELAY]) and self._inboxes.put(self._inboxes.relay, message, fd)
 
 
 class Chooser:

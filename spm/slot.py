@@ -28,6 +28,7 @@ from .scoreboard import (
     MAX_INCIDENTS,
     RUN,
     SERVICE,
+    SHIFT,
     SHUTDOWN_NONE,
     SHUTDOWN_NOW,
     SLOT_WORDS,
@@ -40,6 +41,7 @@ from .scoreboard import (
     WAITING,
     WRITTEN_OFF,
     Scoreboard,
+    unpack_shift,
 )
 
 # The values of order(), in rising urgency, so that the larger of two wins.
@@ -66,6 +68,7 @@ class Slot:
         base = scoreboard.base(index)
         self._header = scoreboard.words
         self._row = scoreboard.words[base : base + SLOT_WORDS]
+        self._shifted = self._row[SHIFT]
         self._service_ns = 0
         self._histogram = [0] * BUCKETS
 
@@ -94,6 +97,17 @@ class Slot:
         if shutdown == SHUTDOWN_NONE:
             return order
         return max(order, ORDER_NOW if shutdown == SHUTDOWN_NOW else ORDER_STOP)
+
+    def shift(self) -> tuple[int, float] | None:
+        """Return the sibling's slot and the share of the active connections it is to get.
+
+        None: there is no new order of that kind.
+        """
+        word = self._row[SHIFT]
+        if word == self._shifted:
+            return None
+        self._shifted = word
+        return unpack_shift(word)
 
     def linger_s(self) -> float:
         """Return how long a stopping server still answers idle keep-alive connections."""

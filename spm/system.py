@@ -12,21 +12,23 @@ keep other workers' lifelines open, and end-of-file would never come.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from . import child, machine
+from . import child, machine, process_facts
 from .events import (
     Event,
     ForkFailed,
     SignalCame,
+    SuccessorEnded,
     TemplateEnded,
     TemplateFailed,
     TemplateReady,
@@ -40,10 +42,12 @@ from .exit_status import ExitStatus
 from .lifeline import Lifeline
 from .pidfd import PidFD
 from .ports import Watched
+from .relaunch import Command, become
 from .scoreboard import Scoreboard
 from .siblings import Inboxes
 from .signals import SignalPipe
 from .template import CONTROL_LIMIT, Template, control_pair
+from .watcher import Watch, Watcher
 
 _log = logging.getLogger("smart_http.spm")
 
@@ -75,6 +79,7 @@ class System:
     boot: imports the application, in the template or (without preload) in each worker.
     scoreboard, inboxes: made before anything is forked.
     stale_ns: siblings pass over a worker whose heartbeat is older.
+    watch: tells of changed sources, in a process of its own; None: nothing does.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class System:
         *,
         preload: bool,
         stale_ns: int,
+        watch: Watch | None = None,
     ) -> None:
         self._boot = boot
         self._scoreboard = scoreboard
@@ -97,7 +103,10 @@ class System:
         self._workers: dict[int, _WorkerProcess] = {}  # by slot
         self._events: list[Event] = []
         self._signals = SignalPipe()
-        self.usable_cores = machine.usable_cores()
+        self._successor: PidFD | None = None
+        self._watcher = Watcher(self, watch)
+        self._machine = machine.Machine()
+        self.usable_cores = self._machine.usable_cores()
 
     # --- clock, signals, waiting ------------------------------------------------
 
@@ -109,9 +118,11 @@ class System:
         """Begin to listen to signals. Only in the main thread."""
         self._signals.open()
         self.watch(self._signals, select.EPOLLIN, lambda _: self._read_signals())
+        self._watcher.start()
 
     def close(self) -> None:
         """Give signals back to whoever had them, and close everything."""
+        self._watcher.stop()
         self._signals.restore()
         for watched, _ in list(self._watched.values()):
             self.unwatch(watched)
@@ -130,6 +141,8 @@ class System:
             if entry is not None:  # else closed by an earlier one of this batch
                 entry[1](mask)
         events, self._events = self._events, []
+        if self._workers:  # else there is nothing to reload yet, and the news wait
+            events += self._watcher.news()
         return events
 
     def watch(self, watched: Watched, mask: int, callback: Callback) -> None:
@@ -162,6 +175,10 @@ class System:
         """
         ours, theirs = control_pair()
         child.flush_stdio()
+        # A template's collector writes to whatever it looks at, and each page that it writes
+        # to is no longer shared with us. What is frozen it does not look at.
+        gc.collect()
+        gc.freeze()
         try:
             with child.signals_held():
                 pid = os.fork()
@@ -232,6 +249,13 @@ class System:
         worker.pidfd.kill()
         return True
 
+    def is_stopped(self, slot: int) -> bool:
+        """Whether the slot's worker was stopped (SIGSTOP, a debugger) and may go on."""
+        worker = self._workers.get(slot)
+        if worker is None or worker.pidfd is None:
+            return False
+        return process_facts.is_stopped(worker.pidfd.pid())
+
     def forget(self, slot: int) -> None:
         """Close what belongs to a worker that is dead."""
         worker = self._workers.pop(slot, None)
@@ -242,6 +266,32 @@ class System:
         if worker.pidfd is not None:
             self.unwatch(worker.pidfd)
             worker.pidfd.close()
+
+    def start_successor(
+        self,
+        command: Command,
+        sockets: Sequence[tuple[int, str]],
+        bridge: socket.socket,
+        workers: int,
+    ) -> int:
+        """Start the server that is to replace this one and return its pid.
+
+        It reports over its end of the bridge; its end is an event.
+        Raises: OSError if there cannot be another process.
+        """
+        child.flush_stdio()
+        with child.signals_held():
+            pid = os.fork()
+            if pid == 0:
+                become(command, sockets, bridge.fileno(), workers)
+        pidfd = self._successor = PidFD(os.pidfd_open(pid))
+        self.watch(pidfd, select.EPOLLIN, lambda _: self._successor_ended(pidfd))
+        return pid
+
+    def signal_successor(self, number: int) -> None:
+        """Send a signal to the server that is to replace this one, if it is there."""
+        if self._successor is not None:
+            self._successor.send(number)
 
     def reap_strays(self) -> None:
         """As process 1 of a container: bury orphans that the kernel gave to us."""
@@ -259,12 +309,28 @@ class System:
     # --- measuring --------------------------------------------------------------
 
     def machine_cpu(self) -> float:
-        """Return the share of all CPU time used since the last call."""
-        return machine.machine_cpu()
+        """Return the share of the CPU time that we may use which was used since the last call."""
+        return self._machine.machine_cpu()
+
+    def cpu_pressure(self) -> float:
+        """Return the share of the time in which somebody waited for a core; 0: not known."""
+        return self._machine.cpu_pressure() or 0.0
+
+    def cpu_throttled(self) -> float | None:
+        """Return the share of its periods in which our CPU quota was used up; None: no quota."""
+        return self._machine.cpu_throttled()
 
     def process_cpu_ns(self, pid: int) -> int | None:
         """Return the CPU time of a process; None if it is gone."""
         return machine.process_cpu_ns(pid)
+
+    def process_run_wait_ns(self, pid: int) -> int | None:
+        """Return how long its threads were ready to run and had no core; None: not known."""
+        return process_facts.run_wait_ns(pid)
+
+    def process_resident_bytes(self, pid: int) -> int:
+        """Return the resident memory of a process; 0 if it is gone."""
+        return process_facts.resident_bytes(pid)
 
     def process_memory(self, pid: int) -> dict[str, int]:
         """Return rss, pss, uss in bytes as far as they can be read."""
@@ -272,7 +338,11 @@ class System:
 
     def memory_available_bytes(self) -> int:
         """Return how much memory can still be taken."""
-        return machine.memory_available_bytes()
+        return self._machine.memory_available_bytes()
+
+    def oom_kills(self) -> int | None:
+        """Return how many processes were killed for want of memory; None: not known."""
+        return self._machine.oom_kills()
 
     # --- what becomes ready -------------------------------------------------------
 
@@ -382,16 +452,19 @@ class System:
                 worker.lifeline.hang_up()
         self._events.append(TemplateEnded(process.number, status))
 
+    def _successor_ended(self, pidfd: PidFD) -> None:
+        self._successor = None
+        status = pidfd.collect()
+        self.unwatch(pidfd)
+        pidfd.close()
+        self._events.append(SuccessorEnded(status))
+
     # --- in other processes, and at the end ----------------------------------------
 
     def _become_template(self, ours: socket.socket, theirs: socket.socket) -> NoReturn:
         try:
-            # The files, not only the numbers: an object that is left open would close its
-            # number again when it is collected, and the number may be another's by then.
             ours.close()
-            for watched, _ in self._watched.values():
-                watched.close()
-            self._close_own()
+            self._close_private()
             child.reset_signals()
             template = Template(
                 theirs,
@@ -405,6 +478,18 @@ class System:
             _log.exception("the template could not start")
             child.leave(1)
         template.run()
+
+    def abandon(self) -> None:
+        """In a forked process that has no use for anything of the manager's: close it all."""
+        self._close_private()
+        self._inboxes.close()
+
+    def _close_private(self) -> None:
+        # The files, not only the numbers: an object that is left open would close its
+        # number again when it is collected, and the number may be another's by then.
+        for watched, _ in self._watched.values():
+            watched.close()
+        self._close_own()
 
     def _close_own(self) -> None:
         for worker in self._workers.values():
@@ -429,4 +514,4 @@ class System:
         """Whether a dead child of ours is a template or a worker that we know."""
         pidfds = [process.pidfd for process in self._templates.values()]
         pidfds += [w.pidfd for w in self._workers.values() if w.pidfd is not None]
-        return any(pidfd.pid() == pid for pidfd in pidfds)
+        return self._watcher.is_process(pid) or any(pidfd.pid() == pid for pidfd in pidfds)

@@ -116,11 +116,18 @@ class WorkerHandle:
     revived_ns: int = 0  # when it was last taken back from draining
     now_deadline_ns: int = 0  # when it is told to leave at once; 0: never
     kill_deadline_ns: int = 0  # when it gets SIGKILL; 0: never
+    wedged_ns: int = 0  # when it was last found silent
+    stopped_ns: int = 0  # when it was last seen stopped by a signal or a debugger
     killed: bool = False
-    hopeless: bool = False  # told to leave because it never came up, or went silent
+    hopeless: bool = False  # it never came up, or went silent for good
+    request_limit: int = 0  # it is to be replaced after so many; 0: never
+    memory_bytes: int = 0  # resident, at the last look; 0: not looked at
     cpu: float = 0.0
     cpu_ns: int = 0
     cpu_looked_ns: int = 0
+    run_wait: float = 0.0
+    run_wait_ns: int = 0
+    run_wait_looked_ns: int = 0
     exit_status: ExitStatus | None = None
 
     @property
@@ -198,11 +205,26 @@ class WorkerHandle:
             self.cpu = max(0.0, (cpu_ns - self.cpu_ns) / elapsed_ns)
         self.cpu_ns, self.cpu_looked_ns = cpu_ns, now_ns
 
-    def seen(self, written_off_limit: int) -> WorkerSeen:
-        """Return what the policy is to know of it.
+    def measure_run_wait(self, run_wait_ns: int | None, now_ns: int) -> None:
+        """Note how long its threads were ready to run and had no core.
 
-        written_off_limit: with so many threads written off it is worn; 0: never.
+        `run_wait` is the share of the time since the last look, at most 1: of its threads
+        one at a time holds the GIL.
         """
+        if run_wait_ns is None:
+            return
+        elapsed_ns = now_ns - self.run_wait_looked_ns
+        if self.run_wait_looked_ns and elapsed_ns > 0:
+            # Less than before: threads have ended, and took their share with them.
+            self.run_wait = min(1.0, max(0.0, (run_wait_ns - self.run_wait_ns) / elapsed_ns))
+        self.run_wait_ns, self.run_wait_looked_ns = run_wait_ns, now_ns
+
+    def forget_run_wait(self) -> None:
+        """There are cores enough, so nobody waits for one."""
+        self.run_wait, self.run_wait_looked_ns = 0.0, 0
+
+    def seen(self, worn: str) -> WorkerSeen:
+        """Return what the policy is to know of it; worn: why it is to be replaced, or ""."""
         return WorkerSeen(
             slot=self.slot,
             state=self.state,
@@ -212,7 +234,8 @@ class WorkerHandle:
             connections=self.row.connections,
             spawned_s=self.spawned_ns / 1e9,
             cpu=self.cpu,
-            worn=0 < written_off_limit <= self.row.written_off,
+            run_wait=self.run_wait,
+            worn=worn,
         )
 
 

@@ -22,7 +22,7 @@ def never_called() -> NoReturn:
 class FakeServer:
     """SPM and FakeSystem; `queue` is what the kernel holds, `over` that run() would return.
 
-    settings: fields of SPMS.
+    settings: fields of SPMS; `renewal` besides, for upgrades.
     """
 
     system: FakeSystem
@@ -33,6 +33,7 @@ class FakeServer:
         self.released = 0
         self.over = False
         self.listen_error: Exception | None = None
+        renewal = settings.pop("renewal", None)
         settings.setdefault("control_path", str(directory / "control.sock"))
         self.settings = SPMS(**settings)
         self.spm = SPM(
@@ -42,6 +43,7 @@ class FakeServer:
             accept_queue=lambda: self.queue,
             release=self._release,
             describe=lambda: {"binds": ["127.0.0.1:8080"], "target": "app:app"},
+            renewal=renewal,
             system_factory=self._make_system,
         )
 

@@ -8,9 +8,12 @@ there time moves, templates get on with their work, workers look at their orders
 
 from __future__ import annotations
 
+import errno
 import os
+import select
+import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -18,6 +21,7 @@ from spm import events
 from spm.child import Boot
 from spm.exit_status import ExitStatus
 from spm.ports import Watched
+from spm.relaunch import Command
 from spm.scoreboard import Scoreboard
 from spm.settings import SPMS
 from spm.siblings import Inboxes, Siblings
@@ -44,6 +48,7 @@ class FakeWorker:
     capacity: int
     state: str = "starting"
     hung: bool = False  # the GIL is held: no heartbeat, no obedience
+    stopped: bool = False  # SIGSTOP: the same, and the kernel says so
     orphaned: bool = False  # its lifeline is at end-of-file
     busy: int = 0
     waiting: int = 0
@@ -56,6 +61,7 @@ class FakeWorker:
     errors: int = 0
     cpu_ns: int = 0
     cpu_share: float = 0.0
+    run_wait_ns: int = 0
     parcels: list[bytes] = field(default_factory=list)
     nudges: int = 0
     incidents: dict[int, int] = field(default_factory=lambda: defaultdict(int))
@@ -134,6 +140,18 @@ class FakeTemplate:
     requests: list[tuple[int, int]] = field(default_factory=list)
 
 
+@dataclass
+class Successor:
+    """A server that was started to replace the one under test; the test plays it."""
+
+    pid: int
+    command: Command
+    sockets: list[tuple[int, str]]
+    bridge: socket.socket
+    workers: int
+    signals: list[int] = field(default_factory=list)
+
+
 class FakeSystem:
     """The operating system, in the test's hands.
 
@@ -154,7 +172,10 @@ class FakeSystem:
         self.dying_starts = 0  # so many workers die before they are ready
         self.forks_fail = 0
         self.cpu = 0.1
+        self.pressure = 0.0
+        self.throttled: float | None = None
         self.memory_available = 1 << 40
+        self.killed_for_memory: int | None = 0
         self.memory: dict[str, int] = {"rss": 20 << 20, "pss": 10 << 20, "uss": 8 << 20}
         self.templates: dict[int, FakeTemplate] = {}
         self.workers: dict[int, FakeWorker] = {}  # by slot
@@ -165,8 +186,10 @@ class FakeSystem:
         self.killed: list[int] = []
         self.waits_s: list[float] = []
         self.watched: dict[int, Callable[[int], None]] = {}
+        self._masks: dict[int, int] = {}
         self.during_wait: Callable[[], None] = lambda: None
         self.opened = False
+        self.successor: Successor | None = None
         self._events: list[events.Event] = []
         self._next_pid = 1000
 
@@ -175,6 +198,10 @@ class FakeSystem:
     def send_signal(self, number: int) -> None:
         """Signal the manager."""
         self._events.append(events.SignalCame(number))
+
+    def change_source(self, what: str) -> None:
+        """The watcher tells of a change."""
+        self._events.append(events.SourceChanged(what))
 
     def poke_manager(self, worker: FakeWorker) -> None:
         """A worker has become full."""
@@ -198,6 +225,20 @@ class FakeSystem:
             if worker.template == number and worker.index in self.pidless:
                 worker.orphaned = True
         self._events.append(events.TemplateEnded(number, status))
+
+    def crash_template_in_fork(self, number: int) -> None:
+        """End a template that has just forked a worker, before it could report it."""
+        template = self.templates[number]
+        index, incarnation = template.requests.pop(0)
+        self._fork(template, index, incarnation)
+        self._events = [
+            event
+            for event in self._events
+            if not (isinstance(event, events.WorkerForked) and event.incarnation == incarnation)
+        ]
+        if index in self.workers:
+            self.pidless.add(index)
+        self.crash_template(number)
 
     def alive(self, state: str | None = None) -> list[FakeWorker]:
         """Return the workers, of one state or all, by slot."""
@@ -223,14 +264,17 @@ class FakeSystem:
             self.clock_ns += max(1, round(min(timeout_s, limit_s) * NS))
         self._run_templates()
         self._run_workers()
+        self._look_at_descriptors()
         came, self._events = self._events, []
         return came
 
     def watch(self, watched: Watched, mask: int, callback: Callable[[int], None]) -> None:
         self.watched[watched.fileno()] = callback
+        self._masks[watched.fileno()] = mask
 
     def unwatch(self, watched: Watched) -> None:
         self.watched.pop(watched.fileno(), None)
+        self._masks.pop(watched.fileno(), None)
 
     def start_template(self, number: int) -> None:
         if self.forks_fail:
@@ -267,8 +311,37 @@ class FakeSystem:
         self.crash(worker)
         return True
 
+    def is_stopped(self, slot: int) -> bool:
+        return slot in self.workers and self.workers[slot].stopped
+
     def forget(self, slot: int) -> None:
         self.pidless.discard(slot)
+
+    def start_successor(
+        self,
+        command: Command,
+        sockets: Sequence[tuple[int, str]],
+        bridge: socket.socket,
+        workers: int,
+    ) -> int:
+        if self.forks_fail:
+            self.forks_fail -= 1
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        self._next_pid += 1
+        end = socket.socket(fileno=os.dup(bridge.fileno()))
+        self.successor = Successor(self._next_pid, command, list(sockets), end, workers)
+        return self._next_pid
+
+    def signal_successor(self, number: int) -> None:
+        if self.successor is not None:
+            self.successor.signals.append(number)
+
+    def end_successor(self, status: ExitStatus) -> None:
+        """End the server that was started to replace this one."""
+        assert self.successor is not None
+        self.successor.bridge.close()
+        self.successor = None
+        self._events.append(events.SuccessorEnded(status))
 
     def reap_strays(self) -> None:
         return
@@ -279,13 +352,37 @@ class FakeSystem:
     def process_cpu_ns(self, pid: int) -> int | None:
         return next((w.cpu_ns for w in self.workers.values() if w.pid == pid), None)
 
+    def cpu_pressure(self) -> float:
+        return self.pressure
+
+    def cpu_throttled(self) -> float | None:
+        return self.throttled
+
+    def process_run_wait_ns(self, pid: int) -> int | None:
+        return next((w.run_wait_ns for w in self.workers.values() if w.pid == pid), None)
+
+    def process_resident_bytes(self, pid: int) -> int:
+        return self.memory["rss"]
+
     def process_memory(self, pid: int) -> dict[str, int]:
         return self.memory
 
     def memory_available_bytes(self) -> int:
         return self.memory_available
 
+    def oom_kills(self) -> int | None:
+        return self.killed_for_memory
+
     # --- what goes on meanwhile -----------------------------------------------------------
+
+    def _look_at_descriptors(self) -> None:
+        """What is watched is real: control socket, relay, bridge."""
+        poller = select.poll()
+        for fd, mask in self._masks.items():
+            poller.register(fd, mask)
+        for fd, mask in poller.poll(0):
+            if fd in self.watched:
+                self.watched[fd](mask)
 
     def _run_templates(self) -> None:
         for template in list(self.templates.values()):
@@ -347,7 +444,7 @@ class FakeSystem:
     def _run_workers(self) -> None:
         for worker in list(self.workers.values()):
             worker.cpu_ns = int(worker.cpu_share * self.clock_ns)
-            if worker.hung:
+            if worker.hung or worker.stopped:
                 continue
             born_ns = self.scoreboard.words[self.scoreboard.base(worker.index) + 3]
             if worker.state == "starting" and self.clock_ns < born_ns + self.start_s * NS:

@@ -40,6 +40,7 @@ class FakeSlot:
         self.rounds = 0  # how often the loop was about to wait
         self.word = Order.RUN
         self.linger = 0.2
+        self.shift_order: tuple[int, float] | None = None
         self.states: list[str] = []
         self.begun_count = self.inline_count = self.pooled_count = self.errors = 0
         self.busy_count = self.waiting = self.connections = self.threads = 0
@@ -60,6 +61,10 @@ class FakeSlot:
 
     def order(self) -> int:
         return self.word
+
+    def shift(self) -> tuple[int, float] | None:
+        order, self.shift_order = self.shift_order, None
+        return order
 
     def linger_s(self) -> float:
         return self.linger
@@ -187,7 +192,7 @@ class FakeSiblings:
             return None
         return message, fds[0] if fds else -1
 
-    def send(self, message: bytes, fd: int, *, only_free: bool) -> bool:
+    def send(self, message: bytes, fd: int, *, only_free: bool, target: int = -1) -> bool:
         if self.target is None or (only_free and not self.target.free):
             return False
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]

@@ -329,7 +329,7 @@ def test_one_thread_has_no_others_beside_it_unless_they_are_asked_for(run: Run) 
 def test_an_application_that_fails_shows_its_own_traceback_once(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def f():\n    1 / 0\nf()\n")
     done = run("bad:app", "--port", "0")
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("Traceback") == 1
     assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
     assert "main.py" not in done.stderr

@@ -1,9 +1,10 @@
 """The manager against a machine on which anything may happen at any time.
 
-Workers are loaded, hang, are killed; templates are killed, hang, cannot import, cannot
-fork; wake-ups get lost; connections are on their way between workers; somebody asks for
-reloads. After each step everything that must always hold is checked, and at the end,
-when peace has come, everything that must hold in the end.
+Workers are loaded, hang, are stopped, are killed, write rubbish into their rows; templates are
+killed, also between a fork and the word of it, hang, cannot import, cannot fork; wake-ups get
+lost; connections are on their way between workers; somebody asks for reloads. After each
+step everything that must always hold is checked, and at the end, when peace has come,
+everything that must hold in the end.
 """
 
 from __future__ import annotations
@@ -17,13 +18,32 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from spm.scoreboard import COMMAND, FREE, GENERATION, INCARNATION, RUN
+from spm.scoreboard import (
+    BEAT,
+    BEGUN,
+    COMMAND,
+    ECHO,
+    ENDED_INLINE,
+    FREE,
+    GENERATION,
+    HISTOGRAM,
+    INCARNATION,
+    INCIDENTS,
+    RUN,
+    STATE,
+    WAITING,
+    WRITTEN_OFF,
+)
 from tests.fakes.server import FakeServer
 from tests.fakes.system import FakeSystem, FakeWorker
 
 MAX_WORKERS = 3
 GRACE_S = 5
 WORN_AT = 2  # threads written off
+# Where rubbish does most, and what does most there; INCARNATION: what is read there just now.
+PLACES = (ECHO, STATE, BEAT, WAITING, BEGUN, ENDED_INLINE, WRITTEN_OFF, HISTOGRAM, INCIDENTS)
+NOT_YET = ((STATE, 2), (STATE, 3))
+RUBBISH = (0, 1, 2, 3, 4, 1 << 20, 1 << 40, 1 << 63, (1 << 64) - 1)
 
 
 class ManagerMachine(RuleBasedStateMachine):
@@ -36,6 +56,8 @@ class ManagerMachine(RuleBasedStateMachine):
         self.sent: list[bytes] = []
         self.silent_once: set[int] = set()
         self.worn_once: set[int] = set()
+        self.scribblers: set[int] = set()
+        self.nudges: dict[int, int] = {}  # that a worker has answered
         self.begun = 0
         self.serving = False  # whether a healthy worker was ready before this step
 
@@ -52,6 +74,7 @@ class ManagerMachine(RuleBasedStateMachine):
             incidents=("first", "second"),
             written_off_limit=WORN_AT,
         )
+        self.system.during_wait = self.answer_nudges
         assert self.server.spm.start()
 
     # --- helpers ---------------------------------------------------------------------------
@@ -71,6 +94,17 @@ class ManagerMachine(RuleBasedStateMachine):
             slot: (board.words[base + COMMAND], board.words[base + GENERATION])
             for slot, base in enumerate(bases)
         }
+
+    def answer_nudges(self) -> None:
+        """Each that was told to look at the listener accepts one connection.
+
+        Nobody else does: of all that lies in the queue the wake-ups were lost.
+        """
+        for worker in self.server.ready():
+            answered = self.nudges.get(worker.incarnation, 0)
+            if not worker.hung and not worker.stopped and worker.nudges > answered:
+                self.nudges[worker.incarnation] = answered + 1
+                self.server.queue = max(0, self.server.queue - 1)
 
     # --- the world -----------------------------------------------------------------------------
 
@@ -106,10 +140,28 @@ class ManagerMachine(RuleBasedStateMachine):
             self.serving = False
 
     @rule(index=st.integers(0, 9))
+    def stop(self, index: int) -> None:
+        worker = self.pick(index)
+        if worker is not None:
+            worker.stopped = True
+            self.silent_once.add(worker.incarnation)
+            self.serving = False
+
+    @rule(index=st.integers(0, 9))
     def wake(self, index: int) -> None:
         worker = self.pick(index)
         if worker is not None:
-            worker.hung = False
+            worker.hung = worker.stopped = False
+
+    @rule(index=st.integers(0, 9), place=st.sampled_from(PLACES), word=st.sampled_from(RUBBISH))
+    def scribble(self, index: int, place: int, word: int) -> None:
+        """A stray write of an application into its worker's row."""
+        worker = self.pick(index)
+        if worker is not None and (place, word) not in NOT_YET:
+            board = self.system.scoreboard
+            board.words[board.base(worker.index) + place] = word
+            self.scribblers.add(worker.incarnation)
+            self.serving = False
 
     @rule(index=st.integers(0, 9), written_off=st.integers(0, 3))
     def write_threads_off(self, index: int, written_off: int) -> None:
@@ -144,6 +196,13 @@ class ManagerMachine(RuleBasedStateMachine):
         numbers = sorted(self.system.templates)
         if numbers:
             self.system.crash_template(numbers[index % len(numbers)])
+
+    @rule(index=st.integers(0, 9))
+    def kill_a_template_that_is_forking(self, index: int) -> None:
+        """The worker is there, and nobody has said so to the manager."""
+        numbers = [n for n, template in self.system.templates.items() if template.requests]
+        if numbers:
+            self.system.crash_template_in_fork(numbers[index % len(numbers)])
 
     @rule(stuck=st.booleans())
     def hold_up_templates(self, stuck: bool) -> None:
@@ -194,7 +253,7 @@ class ManagerMachine(RuleBasedStateMachine):
         # so is one with stuck threads, until its replacement is ready.
         board = self.system.scoreboard
         incarnations = {s: board.words[board.base(s) + INCARNATION] for s in commands}
-        extra = self.silent_once | self.worn_once
+        extra = self.silent_once | self.worn_once | self.scribblers
         spared = {s for s, number in incarnations.items() if number in extra}
         for generation in {g for c, g in commands.values() if c == RUN}:
             running = {s for s, (c, g) in commands.items() if c == RUN and g == generation}
@@ -206,6 +265,8 @@ class ManagerMachine(RuleBasedStateMachine):
         values = self.server.readout()
         parts = (values.busy, values.idle, values.kill_pending, values.starting, values.wedged)
         assert values.total == sum(parts) == len(values.workers)
+        if self.scribblers:
+            return
         ended = [w.ended for w in (*self.system.alive(), *self.system.gone)]
         assert values.requests <= sum(ended)
         assert values.lost <= self.begun - sum(ended)
@@ -220,7 +281,10 @@ class ManagerMachine(RuleBasedStateMachine):
     def a_server_that_serves_does_not_give_up(self) -> None:
         if self.server.over:
             assert not self.serving, "gave up although a healthy worker served"
-        self.serving = any(not worker.hung for worker in self.server.ready())
+        self.serving = any(
+            not worker.hung and not worker.stopped and worker.incarnation not in self.scribblers
+            for worker in self.server.ready()
+        )
 
     # --- what holds in the end ---------------------------------------------------------------
 
@@ -240,7 +304,6 @@ class ManagerMachine(RuleBasedStateMachine):
             self.directory.cleanup()
 
     def make_peace(self) -> None:
-        self.server.queue = 0
         self.system.broken = None
         self.system.forks_fail = 0
         self.system.start_s = 0.0
@@ -248,7 +311,7 @@ class ManagerMachine(RuleBasedStateMachine):
             for template in self.system.templates.values():
                 template.stuck = False
             for worker in self.system.alive():
-                worker.hung = False
+                worker.hung = worker.stopped = False
                 worker.written_off = worker.streams = 0
                 if worker.busy:
                     worker.end(worker.busy)
@@ -262,13 +325,20 @@ class ManagerMachine(RuleBasedStateMachine):
         assert (values.idle, values.reload) == (low, "idle")
         assert {w.generation for w in server.ready()} == {values.generation}
         assert len(system.templates) == 1
+        assert server.queue == 0, "a connection that nobody was woken for was never accepted"
+        everybody = (*system.alive(), *system.gone)
+        arrived = sorted(message for worker in everybody for message in worker.parcels)
+        assert arrived == sorted(self.sent), "a connection was lost or served twice"
+        if not self.scribblers:
+            self.check_counts()
+
+    def check_counts(self) -> None:
+        system, values = self.system, self.server.readout()
         everybody = (*system.alive(), *system.gone)
         assert values.requests == sum(w.ended for w in everybody)
         assert values.lost == self.begun - sum(w.ended for w in everybody)
         assert values.since_start.count == values.requests
         assert list(values.incidents.values()) == [self.incidents_of(0), self.incidents_of(1)]
-        arrived = sorted(message for worker in everybody for message in worker.parcels)
-        assert arrived == sorted(self.sent), "a connection was lost or served twice"
 
 
 ManagerMachine.TestCase.settings = settings(

@@ -7,13 +7,16 @@ import itertools
 import random
 from collections import deque
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spm.balance import FULL, plan_shift
 from spm.observation import (
     Actions,
+    CpuLook,
     Death,
     Memory,
     Observation,
@@ -36,7 +39,8 @@ workers_seen = st.builds(
     connections=st.integers(0, 1 << 20),
     spawned_s=st.floats(0, 2000),
     cpu=st.floats(0, 8),
-    worn=st.sampled_from([False, False, True]),
+    run_wait=st.floats(0, 1),
+    worn=st.sampled_from(["", "", "threads that are stuck"]),
 )
 
 
@@ -70,6 +74,8 @@ def observations(draw: st.DrawFn, max_size: int = 12) -> Observation:
             )
         ),
         machine_cpu=draw(st.floats(0, 1)),
+        cpu_pressure=draw(st.floats(0, 1)),
+        cpu_look=draw(st.none() | st.builds(CpuLook, st.floats(0, 512), st.floats(0, 1))),
         worker_memory_bytes=draw(st.integers(0, 1 << 30)),
         memory_available_bytes=draw(st.integers(0, 1 << 40)),
         can_spawn=draw(st.booleans()),
@@ -226,6 +232,83 @@ def test_more_waiting_requests_never_want_fewer_workers(a: int, b: int) -> None:
     assert wanted[0] <= wanted[1]
 
 
+@settings(deadline=None)
+@given(observations(), policies(), st.integers(0, 1 << 20), st.integers(0, 1 << 20))
+def test_whatever_else_is_seen_more_demand_never_wants_fewer_workers(
+    seen: Observation, policy: Policy, a: int, b: int
+) -> None:
+    memory = Memory(mean_service_s=0.1, ended=1 << 41)
+    wanted = [
+        decide(replace(seen, accept_queue=count, memory=memory), policy, 1000.0).wanted
+        for count in sorted((a, b))
+    ]
+    assert wanted[0] <= wanted[1]
+
+
+@settings(deadline=None)
+@given(observations(), policies(), st.integers(0, 50), st.floats(0.5, 20))
+def test_workers_that_compute_more_are_never_wanted_fewer_for_it_while_cores_are_free(
+    seen: Observation, policy: Policy, waiting: int, after_s: float
+) -> None:
+    """All full, and nobody waits for a core: at least as many are wanted as if they slept."""
+    wanted = []
+    for cpu in (0.0, 1.0):
+        crew = [replace(w, cpu=cpu, run_wait=0.0) for w in seen.workers]
+        load = replace(
+            seen,
+            workers=tuple(crew),
+            accept_queue=waiting,
+            cpu_look=None,
+            cpu_pressure=0.0,
+            machine_cpu=0.5,
+        )
+        if live_count(load) > policy.usable_cores:
+            return
+        first = decide(load, policy, 1000.0)
+        second = decide(replace(load, memory=first.memory, deaths=()), policy, 1000.0 + after_s)
+        wanted.append(min(second.wanted, policy.usable_cores))
+    assert wanted[0] <= wanted[1]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.001, 40), st.booleans(), st.booleans()), max_size=40),
+    policies(),
+)
+def test_failed_starts_are_spaced_out_whenever_they_come(
+    deaths: list[tuple[float, bool, bool]], policy: Policy
+) -> None:
+    """(when the next look is, whether somebody has died at its start, or a while after)."""
+    memory, now_s = Memory(), 1000.0
+    failed_in_a_row, not_before_s = 0, 0.0
+    for pause_s, at_start, later in deaths:
+        now_s += pause_s
+        died = tuple(
+            [Death(0.0, was_ready=False)] * at_start + [Death(100.0, was_ready=True)] * later
+        )
+        actions = decide(Observation(workers=(), deaths=died, memory=memory), policy, now_s)
+        memory = actions.memory
+        if at_start:
+            failed_in_a_row += 1
+            pause_s = policy.backoff_s * 2**failed_in_a_row
+            not_before_s = now_s + min(policy.backoff_max_s, pause_s)
+        if now_s < not_before_s - 1e-6:
+            assert not actions.spawn
+        elif not actions.give_up:
+            assert actions.spawn
+
+
+@settings(deadline=None)
+@given(observations(), policies())
+def test_while_nobody_knows_whether_they_compute_no_more_come_than_there_are_cores(
+    seen: Observation, policy: Policy
+) -> None:
+    actions = decide(replace(seen, cpu_look=None), policy, 1000.0)
+    waiting = seen.accept_queue + sum(w.waiting for w in seen.workers)
+    if waiting and live_count(seen) >= policy.min_workers:
+        assert actions.spawn <= policy.usable_cores
+
+
 # --- single rules ------------------------------------------------------------------------
 
 
@@ -257,7 +340,7 @@ def test_a_wedged_worker_is_replaced() -> None:
 
 
 def worn(slot: int, state: WorkerState = WorkerState.READY, **fields: object) -> WorkerSeen:
-    return WorkerSeen(slot, state, worn=True, **fields)  # type: ignore[arg-type]
+    return WorkerSeen(slot, state, worn="threads that are stuck", **fields)  # type: ignore[arg-type]
 
 
 def test_a_worn_worker_is_no_capacity_but_stays_until_its_replacement_is_ready() -> None:
@@ -484,8 +567,17 @@ def test_a_worker_is_retired_when_the_others_have_cpu_enough() -> None:
 
 
 def test_with_every_core_taken_by_the_workers_no_more_are_added() -> None:
-    busy = full_workers(2, 0.95, accept_queue=50, machine_cpu=0.99)
-    assert decide(replace(busy, memory=Memory(mean_service_s=1.0)), POLICY, 1000.0).spawn == 0
+    # One more than cores is of use, for now and then one of them sleeps; more are not.
+    crowd = full_workers(3, 0.65, accept_queue=50, machine_cpu=0.99)
+    busy = replace(
+        crowd,
+        workers=tuple(replace(w, run_wait=0.35) for w in crowd.workers),
+        cpu_look=CpuLook(load=3.0, appetite=1.0),
+        memory=Memory(mean_service_s=1.0),
+    )
+    assert decide(busy, POLICY, 1000.0).spawn == 0
+    # The slow measurement alone says the same.
+    assert decide(replace(busy, cpu_look=None), POLICY, 1000.0).spawn == 0
 
 
 def test_requests_that_only_sleep_get_workers_although_others_fill_the_machine() -> None:
@@ -689,3 +781,180 @@ def test_waves_make_it_hold_on_longer_instead_of_flapping() -> None:
     assert simulation.retires <= 40
     waits = sorted(simulation.waits_s)
     assert waits[int(0.99 * len(waits))] < 0.4
+
+
+# --- against workers that compute ---------------------------------------------------------
+
+
+@dataclass
+class Cores:
+    """Clients that ask without a pause, workers that share the machine's cores.
+
+    appetite: the share of a core that a worker takes if it has one for itself.
+    waiting: requests that wait, whatever there is.
+    """
+
+    policy: Policy
+    appetite: float
+    waiting: int = 0
+    busy: int = 1
+    now_s: float = 1000.0
+    ready: int = 1
+    memory: Memory = field(default_factory=Memory)
+    done: float = 0.0
+    changes: list[float] = field(default_factory=list)
+
+    def run(self, seconds: float) -> None:
+        """Look every 100 ms; a worker that is asked for is there at the next look."""
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.now_s += 0.1
+            wish = self.ready * self.appetite
+            share = min(1.0, self.policy.usable_cores / wish) if wish else 1.0
+            cpu, run_wait = self.appetite * share, 1 - share
+            self.done += 0.1 * 100 * cpu * self.ready
+            crew = tuple(
+                WorkerSeen(
+                    slot,
+                    WorkerState.READY,
+                    busy=self.busy,
+                    cpu=cpu,
+                    run_wait=run_wait,
+                    spawned_s=1000.0,
+                )
+                for slot in range(self.ready)
+            )
+            seen = Observation(
+                crew,
+                arrived=int(self.done) + self.busy * self.ready + self.waiting,
+                ended=int(self.done),
+                service_s=self.busy * self.ready * (self.now_s - 1000),
+                busy_s=self.busy * self.ready * (self.now_s - 1000),
+                accept_queue=self.waiting,
+                machine_cpu=min(1.0, wish / self.policy.usable_cores),
+                cpu_pressure=run_wait,
+                cpu_look=CpuLook(wish, self.appetite) if self.waiting else None,
+                memory=self.memory,
+            )
+            actions = decide(seen, self.policy, self.now_s)
+            self.memory = actions.memory
+            self.ready += actions.spawn - len(actions.retire)
+            if actions.spawn or actions.retire:
+                self.changes.append(self.now_s)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    cores=st.integers(1, 8),
+    appetite=st.floats(0.0, 1.0),
+    waiting=st.sampled_from([0, 0, 1, 20, 200]),
+    threads=st.integers(1, 16),
+    begin=st.integers(1, 12),
+)
+def test_under_constant_load_nothing_happens_once_it_has_settled(
+    cores: int, appetite: float, waiting: int, threads: int, begin: int
+) -> None:
+    policy = Policy(min_workers=1, max_workers=12, threads=threads, usable_cores=cores)
+    machine = Cores(policy, appetite, waiting, busy=threads if waiting else 1, ready=begin)
+    machine.run(60)
+    settled = len(machine.changes)
+    machine.run(60)
+    assert len(machine.changes) == settled
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 8])
+@pytest.mark.parametrize("begin", [1, 12])
+def test_workers_that_compute_become_as_many_as_there_are_cores(cores: int, begin: int) -> None:
+    policy = Policy(min_workers=1, max_workers=12, threads=32, usable_cores=cores)
+    machine = Cores(policy, appetite=1.0, busy=2, ready=begin)
+    machine.run(60)
+    # A quarter more are of use, one more may stay, and one more is not worth retiring.
+    assert cores <= machine.ready <= ceil(1.25 * cores - 0.3) + 2
+
+
+def test_clients_that_wait_for_workers_that_compute_bring_no_more_than_can_compute() -> None:
+    policy = Policy(min_workers=1, max_workers=12, threads=2, usable_cores=2)
+    machine = Cores(policy, appetite=1.0, waiting=200, busy=2)
+    machine.run(30)
+    assert 2 <= machine.ready <= 4
+    sleepers = Cores(policy, appetite=0.02, waiting=200, busy=2)
+    sleepers.run(30)
+    assert sleepers.ready == 12
+
+
+# --- shifting -----------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(observations())
+def test_a_shift_goes_from_a_full_worker_to_another_one_that_serves(seen: Observation) -> None:
+    shift = plan_shift(seen)
+    if shift is None:
+        return
+    by_slot = {w.slot: w for w in seen.workers}
+    source, target = by_slot[shift.source], by_slot[shift.target]
+    assert source is not target
+    assert min(1.0, source.cpu + source.run_wait) >= FULL
+    assert target.cpu + target.run_wait < FULL
+    assert 0 < shift.share <= 0.5
+    for worker in (source, target):
+        assert worker.state is WorkerState.READY
+        assert worker.generation == seen.generation
+        assert not worker.worn
+
+
+def looks_of_pair(
+    weights: tuple[list[float], list[float]], looks: int, rng: random.Random
+) -> list[tuple[int, int]]:
+    """Shift between two workers as the manager does; return (source, moved) of each shift.
+
+    weights: of each connection of each worker, the share of a core that it asks for.
+    """
+    done: list[tuple[int, int]] = []
+    for _ in range(looks):
+        loads = [min(1.0, sum(mine)) for mine in weights]
+        crew = tuple(
+            WorkerSeen(slot, WorkerState.READY, cpu=loads[slot], connections=len(weights[slot]))
+            for slot in range(2)
+        )
+        shift = plan_shift(Observation(crew))
+        if shift is None:
+            continue
+        mine = weights[shift.source]
+        rng.shuffle(mine)
+        moving = int(shift.share * len(mine) + 0.25)  # as httpcore_srv.shift rounds
+        for _ in range(moving):
+            weights[shift.target].append(mine.pop())
+        done.append((shift.source, moving))
+    return done
+
+
+@settings(deadline=None)
+@given(st.integers(0, 64), st.integers(0, 64), st.floats(0.01, 1.0))
+def test_connections_that_weigh_the_same_go_one_way_only_and_come_to_rest(
+    here: int, there: int, weight: float
+) -> None:
+    weights = ([weight] * here, [weight] * there)
+    moves = [move for move in looks_of_pair(weights, 30, random.Random(1)) if move[1]]
+    assert len({source for source, _ in moves}) <= 1, "to and fro"
+    # What one worker asks for beyond its core is not to be seen, so half of what it seems
+    # to have more may be too little, several times.
+    assert len(moves) <= 8
+    ready = [min(1.0, sum(mine)) for mine in weights]
+    if max(ready) >= FULL and max(map(len, weights)) > 3:
+        assert max(ready) - min(ready) < 0.6
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(0.0, 0.3), min_size=4, max_size=40),
+    st.lists(st.floats(0.0, 0.3), max_size=40),
+    st.integers(0, 1000),
+)
+def test_connections_that_weigh_differently_do_not_swing_either(
+    here: list[float], there: list[float], seed: int
+) -> None:
+    moves = [m for m in looks_of_pair((here, there), 60, random.Random(seed)) if m[1]]
+    turns = sum(a[0] != b[0] for a, b in itertools.pairwise(moves))
+    assert turns <= 3
+    assert len(moves) <= 20

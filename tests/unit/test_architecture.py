@@ -12,7 +12,7 @@ import pytest
 
 from tests.documents import ROOMS, ROOT, modules
 
-ALLOWED = {"spm": {"psutil"}, "httpcore_srv": set(), "loader": {"click"}}
+ALLOWED = {"spm": {"psutil"}, "httpcore_srv": set(), "loader": {"click", "watchfiles"}}
 CORE = (
     "grammar messages fields body request_parser response_writer connection".split()  # noqa: SIM905
 )

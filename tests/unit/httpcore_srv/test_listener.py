@@ -424,8 +424,8 @@ def test_the_accept_queues_of_all_listeners_add_up(
     for index in (0, 2, 2):
         port = port_of(listeners, index)
         clients.append(socket.create_connection(("127.0.0.1", port), BOUND_S))
-    clients.append(connect(path))  # a unix socket does not say
-    wait_for_queue(listeners, 3)
+    clients.append(connect(path))
+    wait_for_queue(listeners, 4)
 
 
 def test_the_backlog_bounds_the_queue(make: MakeListeners, clients: list[socket.socket]) -> None:

@@ -34,6 +34,25 @@ def test_the_smallest_quota_on_the_way_to_the_root_counts(
     assert quota(tmp_path, group, **limits) == expected
 
 
+@pytest.mark.parametrize(
+    ("place", "quota_us", "expected"),
+    [
+        ("cpu,cpuacct/docker/x", "150000", 2),
+        ("cpu,cpuacct", "50000", 1),  # a container sees its own group as the root
+        ("cpu,cpuacct/docker/x", "-1", 1 << 20),
+        ("memory/docker/x", "50000", 1 << 20),
+    ],
+)
+def test_a_quota_of_version_1(tmp_path: Path, place: str, quota_us: str, expected: int) -> None:
+    directory = tmp_path / place
+    directory.mkdir(parents=True)
+    (directory / "cpu.cfs_quota_us").write_text(f"{quota_us}\n")
+    (directory / "cpu.cfs_period_us").write_text("100000\n")
+    membership = tmp_path / "membership"
+    membership.write_text("9:memory:/docker/x\n4:cpu,cpuacct:/docker/x\n1:name=systemd:/\n0::/\n")
+    assert cores._quota_cores(str(tmp_path), str(membership)) == expected
+
+
 @pytest.mark.parametrize("text", ["max 100000\n", "", "garbage\n", "1 0\n", "-1 100000\n"])
 def test_what_is_no_quota_does_not_limit(tmp_path: Path, text: str) -> None:
     assert quota(tmp_path, "0::/\n", top=text) >= 1 << 20

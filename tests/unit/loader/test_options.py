@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import loader
-from loader import Options, StatusQuery, Target, TcpBind, UnixBind, UsageError
+from loader import Options, StatusQuery, Target, TcpBind, UnixBind, UpgradeOrder, UsageError
 from loader.cores import usable_cores
 from loader.option_spec import OptionSpec
 from loader.options import BY_NAME, OPTIONS, SECTIONS
@@ -87,6 +87,9 @@ def test_defaults_suit_a_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "min_rate": 240,
         "request_timeout_s": 0.0,
         "queue_timeout_s": 0.0,
+        "worker_timeout_s": 30.0,
+        "after_fork": None,
+        "before_exit": None,
         "graceful_timeout_s": 30.0,
         "max_body_bytes": 1 << 30,
         "body_buffer_bytes": 512 << 10,
@@ -115,6 +118,8 @@ def test_defaults_suit_a_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # A value for every option, other than its default, and what comes of it.
 EVERY_OPTION = [
     ("chdir", "/", "directory", "/"),
+    ("after-fork", "db:connect", "after_fork", Target("db", ("connect",))),
+    ("before-exit", "db:pool.close", "before_exit", Target("db", ("pool", "close"))),
     ("bind", "[::1]:0", "binds", (TcpBind("::1", 0),)),
     ("port", "0", "binds", (TcpBind("127.0.0.1", 0),)),
     ("backlog", "64", "backlog", 64),
@@ -131,6 +136,7 @@ EVERY_OPTION = [
     ("min-rate", "2k", "min_rate", 2048),
     ("request-timeout", "30", "request_timeout_s", 30.0),
     ("queue-timeout", "1.5", "queue_timeout_s", 1.5),
+    ("worker-timeout", "0", "worker_timeout_s", 0.0),
     ("graceful-timeout", "0.5", "graceful_timeout_s", 0.5),
     ("max-body", "0", "max_body_bytes", 0),
     ("body-buffer", "1m", "body_buffer_bytes", 1 << 20),
@@ -151,11 +157,16 @@ EVERY_OPTION = [
     ("pid", "/smart-http.pid", "pid_file", "/smart-http.pid"),
     ("metrics-interval", "5", "metrics_interval_s", 5.0),
 ]
-SWITCHES = [("no-preload", "preload", False), ("check", "check", True)]
+SWITCHES = [
+    ("no-preload", "preload", False),
+    ("reload", "reload", True),
+    ("check", "check", True),
+]
 
 
 def test_the_examples_above_leave_no_option_out() -> None:
     named = {case[0] for case in EVERY_OPTION} | {case[0] for case in SWITCHES} | {"lode"}
+    named |= {"reload-include"}  # not without --reload: test_watch
     assert named == {spec.name for spec in OPTIONS}
 
 
@@ -354,6 +365,20 @@ def test_status_finds_the_server_by_the_servers_own_environment() -> None:
     assert "SMART_HTTP_BIND" in refusal("status", SMART_HTTP_BIND="?")
 
 
+def test_upgrade_finds_the_server_as_status_does() -> None:
+    def order(*argv: str, **environ: str) -> object:
+        return loader.parse(("upgrade", *argv), environ, prog="smart-http")
+
+    assert order() == UpgradeOrder()
+    assert order("-b", ":1") == UpgradeOrder(bind=TcpBind("0.0.0.0", 1))
+    assert order("--pid", "/x.pid") == UpgradeOrder(pid_file="/x.pid")
+    assert order("--control", "/x.sock") == UpgradeOrder(control="/x.sock")
+    assert order(SMART_HTTP_PID="/x.pid", SMART_HTTP_PORT="1") == UpgradeOrder("/x.pid")
+    assert order(SMART_HTTP_PORT="1") == UpgradeOrder(bind=TcpBind("127.0.0.1", 1))
+    assert "--pid and --bind together" in refusal("upgrade", "--pid", "x", "-b", ":1")
+    assert "no such option --json" in refusal("upgrade", "--json")
+
+
 def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     with pytest.raises(SystemExit) as caught:
         loader.parse(argv, {}, prog="smart-http")
@@ -389,6 +414,12 @@ def test_status_has_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "status", "--help")
     for word in ("--json", "--pid FILE", "--control PATH", "--bind ADDRESS", "KillPending"):
         assert word in text
+
+
+def test_upgrade_has_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "upgrade", "--help")
+    for word in ("--pid FILE", "--control PATH", "--bind ADDRESS", "exit status is 1"):
+        assert word in " ".join(text.split())
 
 
 def test_version_is_the_one_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from spm import BootFailed, ControlError, ask, find
-from spm.control import ControlServer
+from spm.control import Answer, ControlServer, order_upgrade
 from spm.discovery import default_path
 from spm.scoreboard import Scoreboard
 from spm.siblings import Inboxes
@@ -40,18 +41,31 @@ class Answering:
             preload=True,
             stale_ns=10**10,
         )
-        self.control = ControlServer(self.system, {"status": lambda: self.answer})
+        self.orders: list[Answer] = []
+        self.control = ControlServer(
+            self.system, {"status": lambda: self.answer}, {"upgrade": self.orders.append}
+        )
+        self._posted: deque[Callable[[], object]] = deque()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
 
     def open(self, path: str | None) -> None:
         self.control.open(path)
+        self.start_loop()
+
+    def start_loop(self) -> None:
         self._thread.start()
 
     def _loop(self) -> None:
         while not self._over.is_set():
             self.system.wait(0.01)
             self.control.drop_late()
+            while self._posted:
+                self._posted.popleft()()
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Have the loop call something."""
+        self._posted.append(function)
 
     def close(self) -> None:
         self._over.set()
@@ -186,6 +200,85 @@ def test_no_more_than_a_few_are_served_at_once(start: Start, tmp_path: Path) -> 
         sock.close()
 
 
+# --- what takes its time ------------------------------------------------------------------------
+
+
+def ordered(server: Answering) -> Answer:
+    """Wait until an order has come; return what takes its answer."""
+    for _ in range(1000):
+        if server.orders:
+            return server.orders.pop()
+        threading.Event().wait(0.01)
+    raise AssertionError("no order has come")
+
+
+def test_an_order_is_answered_when_it_is_done_however_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spm.control._PATIENCE_S", 0.02)
+    server = Answering()
+    server.open(str(tmp_path / "c.sock"))
+    pids: list[int] = []
+    waiting = threading.Thread(target=lambda: pids.append(order_upgrade(tmp_path / "c.sock")))
+    waiting.start()
+    answer = ordered(server)
+    for _ in range(5):  # each takes longer than a client that only reads would be given
+        with client(tmp_path / "c.sock") as sock:
+            assert sock.recv(10) == b""
+    assert not server.control.busy
+    server.post(lambda: answer({"ok": True, "pid": 17}))
+    waiting.join(10)
+    assert pids == [17]
+    server.close()
+
+
+def test_an_order_that_fails_says_why(start: Start, tmp_path: Path) -> None:
+    server = start(tmp_path / "c.sock")
+    errors: list[str] = []
+
+    def order() -> None:
+        with pytest.raises(ControlError) as caught:
+            order_upgrade(tmp_path / "c.sock")
+        errors.append(str(caught.value))
+
+    waiting = threading.Thread(target=order)
+    waiting.start()
+    answer = ordered(server)
+    server.post(lambda: answer({"ok": False, "why": "a reload is under way"}))
+    waiting.join(10)
+    assert errors == ["no upgrade: a reload is under way"]
+
+
+def test_a_server_that_ends_before_it_has_answered_is_said_so(start: Start, tmp_path: Path) -> None:
+    server = start(tmp_path / "c.sock")
+    errors: list[str] = []
+
+    def order() -> None:
+        with pytest.raises(ControlError) as caught:
+            order_upgrade(tmp_path / "c.sock")
+        errors.append(str(caught.value))
+
+    waiting = threading.Thread(target=order)
+    waiting.start()
+    ordered(server)
+    server.close()
+    waiting.join(10)
+    assert "ended before it answered" in errors[0]
+
+
+def test_who_does_not_wait_for_the_answer_is_forgotten(start: Start, tmp_path: Path) -> None:
+    server = start(tmp_path / "c.sock")
+    with client(tmp_path / "c.sock") as sock:
+        sock.sendall(b"upgrade\n")
+        answer = ordered(server)
+        sock.sendall(b"and more\n")
+        assert ask(tmp_path / "c.sock") == {"total": 1}
+    # The loop handles events in their order, so it is gone when this one is answered.
+    assert ask(tmp_path / "c.sock") == {"total": 1}
+    server.post(lambda: answer({"ok": True, "pid": 1}))
+    assert ask(tmp_path / "c.sock") == {"total": 1}
+
+
 # --- the file --------------------------------------------------------------------------------
 
 
@@ -245,6 +338,17 @@ def test_a_place_where_somebody_listens_is_an_error(start: Start, tmp_path: Path
     with pytest.raises(BootFailed, match="in use"):
         start(tmp_path / "c.sock")
     assert ask(tmp_path / "c.sock") == {"total": 1}
+
+
+def test_the_place_of_a_server_that_is_replaced_is_taken_over(start: Start, tmp_path: Path) -> None:
+    old = start(tmp_path / "c.sock", {"total": 1})
+    new = Answering({"total": 2})
+    new.control.open(str(tmp_path / "c.sock"), replace=True)
+    new.start_loop()
+    old.close()
+    assert ask(tmp_path / "c.sock") == {"total": 2}
+    new.close()
+    assert not (tmp_path / "c.sock").exists()
 
 
 def leftover(path: Path) -> None:

@@ -134,15 +134,39 @@ def test_a_killed_worker_is_replaced_within_a_tick() -> None:
         assert server.readout().restarts == 1
 
 
-def test_a_death_is_logged_once_with_its_cause(spoken: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("kills", "cause"),
+    [
+        ((0, 0), "killed by SIGKILL, by somebody else"),
+        ((3, 4), "killed by the kernel: out of memory"),
+        ((None, None), "killed by SIGKILL, perhaps out of memory"),
+    ],
+)
+def test_a_death_is_logged_once_with_its_cause(
+    spoken: pytest.LogCaptureFixture, kills: tuple[int | None, int | None], cause: str
+) -> None:
     with serving() as server:
+        server.system.killed_for_memory = kills[0]
+        server.run(60)
         worker = only(server.ready())
+        server.system.killed_for_memory = kills[1]
         server.system.crash(worker)
         server.run(5)
         lines = [r.message for r in spoken.records if f"worker {worker.pid}" in r.message]
-        assert lines == [
-            f"worker {worker.pid} (slot 0) died: killed by SIGKILL, perhaps out of memory"
-        ]
+        assert lines == [f"worker {worker.pid} (slot 0) died: {cause}"]
+
+
+def test_a_worker_that_we_kill_was_not_killed_for_want_of_memory(
+    spoken: pytest.LogCaptureFixture,
+) -> None:
+    with serving(heartbeat_stale_s=10, wedged_kill_s=60) as server:
+        worker = only(server.ready())
+        worker.hung = True
+        server.until(lambda: worker.pid in server.system.killed, 300)
+        server.system.killed_for_memory = 1  # somebody else's
+        server.run(5)
+        assert any("as it did not leave" in r.message for r in spoken.records)
+        assert not any("out of memory" in r.message for r in spoken.records)
 
 
 def test_a_death_whose_cause_nobody_knows_is_logged_too(
@@ -477,17 +501,18 @@ def test_a_lost_wake_up_is_made_good() -> None:
         server.until(lambda: worker.nudges > 0, 3)
 
 
-def test_every_idle_worker_is_nudged_for_one_may_be_unable_to_accept() -> None:
-    with serving(min_workers=3, max_workers=3) as server:
-        busy, *idle = server.ready()
-        busy.begin()
+def test_everybody_with_a_free_thread_is_nudged_for_one_may_be_unable_to_accept() -> None:
+    with serving(min_workers=3, max_workers=3, max_threads=2) as server:
+        full, *free = server.ready()
+        full.begin(2)
+        free[0].begin()
         server.queue = 1
-        server.until(lambda: all(worker.nudges for worker in idle), 3)
-        assert busy.nudges == 0
+        server.until(lambda: all(worker.nudges for worker in free), 3)
+        assert full.nudges == 0
 
 
-def test_a_busy_worker_is_not_nudged() -> None:
-    with serving(max_workers=1) as server:
+def test_a_full_worker_is_not_nudged() -> None:
+    with serving(max_workers=1, max_threads=1) as server:
         worker = only(server.ready())
         worker.begin()
         server.queue = 1

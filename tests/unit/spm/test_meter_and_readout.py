@@ -154,6 +154,27 @@ def test_what_there_is_none_of_is_not_told() -> None:
             assert word not in text
 
 
+def test_the_machine_is_told_as_it_was_measured_last() -> None:
+    with serving() as server:
+        system = server.system
+        system.cpu, system.pressure, system.throttled = 0.834, 0.12, 0.301
+        system.memory_available = 3 << 30
+        server.run(3)
+        values = server.readout().as_dict()
+        assert values["machine"] == {
+            "cores": 2,
+            "cpu": 0.834,
+            "cpu_pressure": 0.12,
+            "cpu_throttled": 0.301,
+            "memory_available": 3 << 30,
+        }
+        text = render(values)
+        assert "83 % of 2 cores used, waited for 12 %, quota used up 30 %, 3072 MB free" in text
+        system.throttled = None
+        server.run(3)
+        assert "waited for 12 %, 3072 MB free" in render(server.readout().as_dict())
+
+
 def test_incidents_are_told_by_name_and_outlive_their_worker() -> None:
     with serving(min_workers=2, incidents=("bad_request", "too_late", "no_room")) as server:
         first, second = server.ready()
@@ -174,7 +195,9 @@ def test_memory_that_cannot_be_read_is_a_dash() -> None:
         server.system.memory = {}
         values = server.readout().as_dict()
         assert only(list(values["workers"]))["rss"] is None
-        assert render(json.loads(json.dumps(values))).splitlines()[-1].split()[-4:-2] == ["-", "-"]
+        lines = render(json.loads(json.dumps(values))).splitlines()
+        row = lines[lines.index("last decisions") - 2]
+        assert row.split()[-4:-2] == ["-", "-"]
 
 
 def test_memory_is_not_read_more_often_than_every_two_seconds() -> None:

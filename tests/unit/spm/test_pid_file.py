@@ -50,6 +50,36 @@ def test_a_living_servers_file_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "1\n"
 
 
+def test_a_predecessors_file_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.pid"
+    path.write_text(f"{os.getppid()}\n")
+    PidFile(str(path)).claim(os.getppid())
+    assert read_pid(path) == os.getpid()
+    path.write_text("1\n")
+    with pytest.raises(BootFailed, match="process 1 is running"):
+        PidFile(str(path)).claim(os.getppid())
+
+
+def test_what_a_failed_successor_did_is_undone(tmp_path: Path) -> None:
+    path = tmp_path / "a.pid"
+    file = PidFile(str(path))
+    file.claim()
+    path.write_text(f"{dead_pid()}\n")
+    file.restore()
+    assert read_pid(path) == os.getpid()
+    path.unlink()
+    file.restore()
+    assert read_pid(path) == os.getpid()
+
+
+def test_nobody_elses_file_is_taken_then(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.pid"
+    path.write_text("1\n")
+    PidFile(str(path)).restore()
+    assert read_pid(path) == 1
+    assert "process 1 is running" in caplog.text
+
+
 def test_a_place_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
     with pytest.raises(BootFailed, match="No such file or directory") as caught:
         PidFile(str(tmp_path / "nowhere" / "a.pid")).claim()

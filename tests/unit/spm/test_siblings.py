@@ -236,6 +236,31 @@ def test_when_the_best_inbox_is_full_the_next_best_gets_it(crew: Crew) -> None:
         os.close(fd)
 
 
+def test_the_relay_is_for_what_no_sibling_takes_while_it_is_open(crew: Crew) -> None:
+    reader, writer = os.pipe()
+    relay = crew.inboxes.relay
+    crew.board.set_relay(is_open=True)
+    assert crew.seen_from(0).send(b"a", reader, only_free=False)
+    assert crew.inboxes.take(relay) is None  # a sibling has it
+    for slot in crew.slots:
+        slot.draining()
+    for only_free in (False, True):
+        assert crew.seen_from(0).send(b"b", reader, only_free=only_free)
+        parcel = crew.inboxes.take(relay)
+        assert parcel is not None
+        assert parcel[0] == b"b"
+        os.close(parcel[1])
+    crew.board.beat(NOW_NS)
+    assert crew.seen_from(0).send(b"c", reader, only_free=False)
+    crew.board.set_relay(is_open=False)
+    assert not crew.seen_from(0).send(b"d", reader, only_free=False)
+    for index in (*range(SLOTS), relay):
+        while (parcel := crew.inboxes.take(index)) is not None:
+            os.close(parcel[1])
+    os.close(reader)
+    os.close(writer)
+
+
 def test_a_message_that_is_too_long_is_not_sent(crew: Crew) -> None:
     reader, writer = os.pipe()
     message = b"x" * (MAX_MESSAGE_BYTES + 1)

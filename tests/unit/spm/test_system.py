@@ -348,8 +348,9 @@ def test_a_worker_holds_only_the_descriptors_it_needs(start: Start) -> None:
     for slot in range(4):
         machine.start_worker(slot=slot, incarnation=slot + 1)
         counts.append(int(os.read(reader, 20)))
-    # All senders, its own reader, its lifeline; and no more for the fourth than the first.
-    assert counts == [before + 4 + 1 + 1] * 4
+    # All senders and the relay's, its own reader, its lifeline; and no more for the fourth
+    # than the first.
+    assert counts == [before + 4 + 1 + 1 + 1] * 4
     os.close(reader)
     os.close(writer)
 
@@ -395,6 +396,9 @@ def test_a_measured_worker_has_used_cpu_and_memory(start: Start) -> None:
     memory = machine.system.process_memory(pid)
     assert memory["rss"] >= memory["pss"] > 1 << 16
     assert 0 <= machine.system.machine_cpu() <= 1
+    assert 0 <= machine.system.cpu_pressure() <= 1
+    assert 0 <= (machine.system.cpu_throttled() or 0) <= 1
+    assert (machine.system.oom_kills() or 0) >= 0
     assert machine.system.memory_available_bytes() > 1 << 20
 
 

@@ -157,21 +157,6 @@ def test_a_worker_that_leaves_of_its_own_accord_is_no_capacity(watched: Watched)
     assert watched.look() is WorkerState.EXITING
 
 
-@pytest.mark.parametrize(
-    ("limit", "written_off", "worn"),
-    [(0, 0, False), (0, 99, False), (2, 0, False), (2, 1, False), (2, 2, True), (2, 3, True)],
-)
-def test_a_worker_with_too_many_stuck_threads_is_worn(
-    watched: Watched, limit: int, written_off: int, worn: bool
-) -> None:
-    watched.slot.started()
-    watched.slot.ready()
-    publish(watched.slot, watched.now_ns, written_off=written_off)
-    watched.look()
-    assert watched.handle.seen(limit).worn is worn
-    assert watched.handle.seen(limit).state is WorkerState.READY
-
-
 def test_leaving_as_told_or_as_announced_is_no_surprise(watched: Watched) -> None:
     watched.slot.started()
     watched.slot.ready()
