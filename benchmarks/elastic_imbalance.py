@@ -93,6 +93,9 @@ def judge_imbalance(name: str, number: int, seen: Imbalance) -> Outcome:
         "others p50 ms": milliseconds(loaded, 0.5),
         "others p99 ms": p99s[1],
         "others max ms": milliseconds(loaded, 1),
+        "others p99 ms after the first second": milliseconds(
+            others.durations_ns(seen.begin_ns + _NS, seen.end_ns), 0.99
+        ),
         "late p99 ms": milliseconds(sorted(others.late_ns), 0.99),
         "closed idle": len(others.closed_idle) + len(slow.closed_idle),
     }

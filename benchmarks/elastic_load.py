@@ -24,6 +24,7 @@ from benchmarks.latency import SO_TIMESTAMPNS, arrival_ns
 _NS: Final = 1_000_000_000
 _RECEIVE_BYTES: Final = 65536
 _LOOK_S: Final = 0.01  # how often run_for() asks whether it is over
+_FOR_EVER_NS: Final = 1 << 63
 _REOPEN_S: Final = 0.05  # after a failure
 
 
@@ -71,6 +72,7 @@ class Connection:
     __slots__ = (
         "address",
         "due_ns",
+        "free_ns",
         "holder",
         "is_asking",
         "is_over",
@@ -92,6 +94,7 @@ class Connection:
         self.request = request
         self.period_s = period_s
         self.due_ns = 0  # of the request under way, or the last one
+        self.free_ns = 0  # since when no request is under way
         self.next_ns = 0  # when the next one is due; 0: a period later
         self.is_asking = False
         self.is_over = False  # it is not to be opened again
@@ -145,7 +148,7 @@ class Load:
         self.chance = random.Random(seed)
         self.reopens = True  # a kept connection that was closed is opened again
         self._address = address
-        self._is_finishing = False
+        self._end_ns = _FOR_EVER_NS  # what is due later is not asked
         self._epoll = select.epoll()
         self._open: dict[int, Connection] = {}
         self._due: list[tuple[int, int, Callable[[], None]]] = []  # a heap
@@ -210,26 +213,32 @@ class Load:
         return True
 
     def finish(self, patience_s: float) -> None:
-        """Ask nothing more, wait for the answers; what is owed then is a failure."""
-        self._is_finishing = True
-        self._due.clear()
+        """Ask what was due until now, wait for the answers; what is owed then is a failure."""
+        self._end_ns = time.time_ns()
+        self._due = [entry for entry in self._due if entry[0] < self._end_ns]
+        heapq.heapify(self._due)
         self.reopens = False
-        self.run_for(patience_s, lambda: not any(c.is_asking for c in self._open.values()))
+        self.run_for(patience_s, self._is_quiet)
         for connection in [c for c in self._open.values() if c.is_asking]:
             self._fail(connection, f"no answer in {patience_s:g} s")
+
+    def _is_quiet(self) -> bool:
+        return not self._due and not any(c.is_asking for c in self._open.values())
 
     # -- for flows ----------------------------------------------------------------------
 
     def at(self, due_ns: int, act: Callable[[], None]) -> None:
         """Do something when it is due, unless it is all over by then."""
-        if not self._is_finishing:
+        if due_ns < self._end_ns:
             self._serial += 1
             heapq.heappush(self._due, (due_ns, self._serial, act))
 
     def ask(self, connection: Connection) -> None:
         """Send the request that is due; on a new connection if there is none."""
         connection.seen.sent += 1
-        connection.seen.late_ns.append(time.time_ns() - connection.due_ns)
+        # That it had to wait for the answer before is the server's doing.
+        possible_ns = max(connection.due_ns, connection.free_ns)
+        connection.seen.late_ns.append(time.time_ns() - possible_ns)
         self._send(connection)
 
     # -- one connection -----------------------------------------------------------------
@@ -311,6 +320,7 @@ class Load:
         seen.answered.append(Answered(connection.due_ns, arrival_ns(ancillary) - connection.due_ns))
         connection.holder = int(answer.fields.get(b"x-worker", b"0"))
         connection.is_asking = False
+        connection.free_ns = time.time_ns()
         if answer.closes or connection.period_s is None:
             seen.closed_politely += connection.period_s is not None
             self._hang_up(connection)

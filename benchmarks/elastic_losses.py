@@ -13,9 +13,9 @@ from benchmarks.elastic_load import Load, Seen
 from benchmarks.elastic_scaling import said
 from benchmarks.elastic_series import (
     NEVER,
+    is_explained,
     ready_pids,
     seconds_until_replaced,
-    unexplained,
 )
 from benchmarks.elastic_server import Moment, Shape, Watch, has_ended, serving
 from benchmarks.elastic_verdict import Check, Outcome
@@ -68,7 +68,13 @@ def _judge_kills(
 ) -> Outcome:
     failures = [failure for seen in kinds for failure in seen.failures]
     moments_ns = [moment_ns for moment_ns, _ in killed]
-    strange = unexplained(failures, moments_ns, _BROKEN_WITHIN_NS)
+    closed_ns = [moment_ns for seen in kinds for moment_ns in seen.closed_idle]
+
+    def is_strange(moment_ns: int) -> bool:
+        return not is_explained(moment_ns, moments_ns, _BROKEN_WITHIN_NS)
+
+    strange = [failure for failure in failures if is_strange(failure.moment_ns)]
+    strangely_closed = [moment_ns for moment_ns in closed_ns if is_strange(moment_ns)]
     again = [seconds_until_replaced(moments, moment_ns, pid) for moment_ns, pid in killed]
     answered = sum(len(seen.answered) for seen in kinds)
     sent = sum(seen.sent for seen in kinds)
@@ -78,6 +84,7 @@ def _judge_kills(
     off = max(0, answered - ended - lost, ended + lost - sent) + abs(deaths - len(killed))
     checks = (
         Check("broken requests that no killed worker held", len(strange), 0, each=True),
+        Check("connections closed that none held", len(strangely_closed), 0, each=True),
         Check("replacement ready after, median", median(again), 0.2, "s"),
         Check("counters off by", off, 0, each=True),
     )
@@ -87,7 +94,7 @@ def _judge_kills(
         "answered": answered,
         "broken": len(failures),
         "broken per kill": len(failures) / len(killed),
-        "kept connections closed idle": sum(len(seen.closed_idle) for seen in kinds),
+        "kept connections closed idle": len(closed_ns),
         "ended by status": ended,
         "lost by status": lost,
         "restarts by status": deaths,

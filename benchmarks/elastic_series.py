@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Protocol
 
-from benchmarks.elastic_load import Answered, Failure
+from benchmarks.elastic_load import Answered
 from benchmarks.latency import quantile
 
 NEVER: Final = math.inf
@@ -128,15 +128,9 @@ def ready_pids(look: Look) -> list[int]:
     return [pid for pid, state in look.workers.items() if state in _READY]
 
 
-def unexplained(
-    failures: Sequence[Failure], kills_ns: Sequence[int], within_ns: int
-) -> list[Failure]:
-    """Return the failures that no kill just before explains."""
-    return [
-        failure
-        for failure in failures
-        if not any(0 <= failure.moment_ns - kill_ns <= within_ns for kill_ns in kills_ns)
-    ]
+def is_explained(moment_ns: int, kills_ns: Sequence[int], within_ns: int) -> bool:
+    """Whether what broke did so just after a kill."""
+    return any(0 <= moment_ns - kill_ns <= within_ns for kill_ns in kills_ns)
 
 
 def windows(

@@ -9,8 +9,8 @@ from .cli import SERVED_TARGET, StatusQuery, UpgradeOrder, parse
 from .errors import PROGRAM, HookError, LoaderError, LoadError, UsageError
 from .hooks import Hooks, load
 from .report import check_report, markdown_table
-from .settings import Options
 from .resolve import DEFAULT
+from .settings import Options
 from .target import Target, parse_target
 from .version import VERSION
 from .watch import watcher

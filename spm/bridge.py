@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from .passing import receive
 from .ports import OperatingSystem
 from .siblings import MAX_MESSAGE_BYTES
 
@@ -162,9 +163,7 @@ class Bridge:
             if not (self._reading and self.is_open):
                 return
             try:
-                packet, fds, _, _ = socket.recv_fds(
-                    self._sock, MAX_MESSAGE_BYTES + 1, 1, socket.MSG_CMSG_CLOEXEC
-                )
+                packet, fd = receive(self._sock, MAX_MESSAGE_BYTES + 1)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -173,12 +172,12 @@ class Bridge:
                 self.close()
                 self._on_gone()
                 return
-            self._take(packet, fds)
+            self._take(packet, fd)
 
-    def _take(self, packet: bytes, fds: list[int]) -> None:
+    def _take(self, packet: bytes, fd: int) -> None:
         if packet[:1] == _PARCEL:
-            if fds:
-                self._on_parcel(packet[1:], fds[0])
+            if fd >= 0:
+                self._on_parcel(packet[1:], fd)
             else:
                 _log.error("out of descriptors: a connection that was handed over is lost")
                 self.lost += 1

@@ -85,9 +85,11 @@ def _learn_appetite(
 
 
 def _slow_look(ready: Sequence[WorkerSeen]) -> CpuLook:
-    appetites = [appetite_of(w.cpu, w.run_wait) for w in ready if is_at_work(w.busy, w.cpu)]
-    load = sum(worker.cpu + worker.run_wait for worker in ready)
-    return CpuLook(load, sum(appetites) / len(appetites) if appetites else 0.0)
+    """Return the same of the last half second, in which workers may have been idle."""
+    used = sum(worker.cpu for worker in ready)
+    wait = sum(worker.run_wait for worker in ready)
+    work = sum(worker.work for worker in ready)
+    return CpuLook(used + wait, used / max(used, work - wait, _EPSILON))
 
 
 def is_at_work(busy: int, cpu: float) -> bool:

@@ -63,6 +63,7 @@ class Fleet:
         self.outlet: Callable[[bytes, int], None] | None = None
         self.departed = Departed()
         self.ever_ready = False
+        self.boot_s = 0.0  # how long the last worker took to start
         self.stopping = False  # the whole server: nobody's end is unexpected any more
 
     def __iter__(self) -> Iterator[WorkerHandle]:
@@ -231,13 +232,14 @@ class Fleet:
             self._look_at(handle, now_ns)
 
     def _look_at(self, handle: WorkerHandle, now_ns: int) -> None:
-        before = handle.state
+        before, was_ready = handle.state, handle.was_ready
         stale_before_ns = now_ns - self._stale_ns
         if self._awake_ns > stale_before_ns:
             stale_before_ns = 0
         handle.look(self._scoreboard, now_ns, stale_before_ns, self._settings.max_threads)
-        if handle.was_ready:
+        if handle.was_ready and not was_ready:
             self.ever_ready = True
+            self.boot_s = (handle.ready_ns - handle.spawned_ns) / _NS
         if before is not WorkerState.WEDGED and handle.state is WorkerState.WEDGED:
             handle.wedged_ns = now_ns
             silent_s = (now_ns - handle.last_beat_ns) / _NS

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Final
 
 from . import child
-from .balance import plan_shift
+from .balance import Balance
 from .control import ControlServer
 from .errors import BootFailed, WorkerBootError
 from .events import (
@@ -145,7 +145,7 @@ class SPM:
         self._next_tick_ns = 0
         self._ticked_ns = 0
         self._queued_ticks = 0
-        self._settling = False  # the next measurement shows what the last shift has done
+        self._shifts = Balance()
         self._metrics_ns = 0
         self._failure: BootFailed | None = None
         self._serving = False
@@ -316,11 +316,9 @@ class SPM:
         """Have connections moved from a worker whose core is full to one that has room."""
         if not self._observer.cpu_measured:
             return
-        # What was measured since the last shift is half before and half after it.
-        self._settling, settled = False, not self._settling
-        shift = plan_shift(seen) if settled else None
+        handed_out = {handle.slot: handle.totals.handed_out for handle in self._fleet}
+        shift = self._shifts.next_shift(seen, handed_out, self._system.now_ns() / _NS)
         if shift is not None:
-            self._settling = True
             self._fleet.shift(shift.source, shift.target, shift.share)
             what = f"shift {100 * shift.share:.0f} % of slot {shift.source} to slot {shift.target}"
             self._journal.note(what, "its core is full", len(self._fleet), actions.wanted)

@@ -38,6 +38,7 @@ class Measures:
         self._settings = settings
         self._fleet = fleet
         self._system = system
+        self._looked_ns = system.now_ns()
         self._cpu_looked_ns = 0
         self._quick_looked_ns = 0
         self._clocks: dict[int, int] = {}  # incarnation -> CPU time in ns
@@ -56,6 +57,10 @@ class Measures:
 
         waiting: requests wait.
         """
+        passed_ns, self._looked_ns = now_ns - self._looked_ns, now_ns
+        for handle in self._fleet:
+            if handle.row.busy:
+                handle.work_ns += passed_ns
         self._look_quickly(now_ns, waiting=waiting)
         self._look_at_memory(now_ns)
         if now_ns - self._cpu_looked_ns < _CPU_EVERY_NS:

@@ -21,9 +21,9 @@ class WorkerState(enum.Enum):
 class WorkerSeen:
     """One worker at this look.
 
-    cpu: share of a core it used lately; run_wait: share of the time in which it was ready to
-    run and had no core. worn: why it is to be replaced ("": it is not);
-    then it counts as load and not as capacity.
+    cpu: share of a core it used lately; work: share of the time in which it had something to
+    do; run_wait: share in which it was ready to run and had no core. worn: why it is to be
+    replaced ("": it is not); then it counts as load and not as capacity.
     """
 
     slot: int
@@ -34,6 +34,7 @@ class WorkerSeen:
     connections: int = 0
     spawned_s: float = 0.0
     cpu: float = 0.0
+    work: float = 0.0
     run_wait: float = 0.0
     worn: str = ""
 
@@ -84,6 +85,7 @@ class Memory:
     appetite_s: float = -inf
     generation: int = 0
     failed_starts: int = 0
+    failed_s: float = -inf
     young_deaths: int = 0
     retry_s: float = -inf
 
@@ -101,6 +103,7 @@ class Observation:
     machine_cpu: share of the CPU time that may be used. cpu_pressure: share of the time in
         which somebody waited for a core. cpu_look: None while no request waits; then it is
         not measured.
+    boot_s: how long a worker takes to start, as last measured; 0: not known.
     can_spawn: False while there is no template to fork from.
     floor: at least so many workers (a reload brings up as many as served before).
     reloading: the new generation is coming up: nothing is retired.
@@ -119,6 +122,7 @@ class Observation:
     cpu_look: CpuLook | None = None
     worker_memory_bytes: int = 0
     memory_available_bytes: int = 1 << 62
+    boot_s: float = 0.0
     can_spawn: bool = True
     floor: int = 0
     reloading: bool = False

@@ -79,6 +79,7 @@ class Observer:
             cpu_look=measures.cpu_look,
             worker_memory_bytes=measures.worker_memory_bytes,
             memory_available_bytes=measures.memory_available_bytes,
+            boot_s=self._fleet.boot_s,
             can_spawn=can_spawn,
             floor=reload.floor,
             reloading=reload.rising,

@@ -38,7 +38,8 @@ class Policy:
         a p99 of 153 / 133 / 123 / 125 ms in a burst.
     slack: how many square roots of the workers needed are not worth retiring. In a steady
         load (60/s of 100 ms, Poisson, 4 minutes) 18 to 21 changes became 1 to 6.
-    starting_limit: forks under way at once; more only make each other slow.
+    starting_limit: forks under way at once, of workers that start within boot_s; more only
+        make each other slow.
     hold_s, hold_max_s: how long the peak is remembered. 4 s gave one more oscillation.
         At most 16 s, so that a quiet server is small again within 20 s even after regret.
     cpu_persist_s: how long every worker's core must be full before another is asked for.
@@ -49,6 +50,7 @@ class Policy:
     threads: int
     usable_cores: int = 1
     starting_limit: int = 4
+    boot_s: float = 0.1
     spare: float = 1.0
     slack: float = 0.8
     drain_s: float = 0.5
@@ -165,12 +167,12 @@ def _account_for_deaths(seen: Observation, crew: _Crew, policy: Policy, now_s: f
             memory, generation=seen.generation, failed_starts=0, young_deaths=0, retry_s=-inf
         )
     failed, young = memory.failed_starts, memory.young_deaths
-    retry_s = memory.retry_s
+    failed_s, retry_s = memory.failed_s, memory.retry_s
     deaths = [death for death in seen.deaths if death.generation == seen.generation]
     if any(not death.was_ready for death in deaths):
         failed += 1
         pause_s = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(failed, 32))
-        retry_s = max(retry_s, now_s + pause_s)
+        failed_s, retry_s = now_s, max(retry_s, now_s + pause_s)
     if any(death.was_ready and death.age_s < policy.young_s for death in deaths):
         # It served before it died: somebody kills workers, or one request does. The
         # others still get their answers, so the first two are replaced at once and the
@@ -181,10 +183,14 @@ def _account_for_deaths(seen: Observation, crew: _Crew, policy: Policy, now_s: f
             retry_s = max(retry_s, now_s + min(policy.young_backoff_max_s, pause_s))
     if not deaths and any(now_s - w.spawned_s >= policy.young_s for w in crew.ready):
         failed, young = 0, 0
+    elif failed and any(w.spawned_s > failed_s for w in crew.ready):
+        # Somebody has started since: only the row of failures counts.
+        failed = 0
     elif failed and crew.ready and not deaths:
-        # Somebody got ready, so starting is possible; only the row of failures counts.
         failed = min(failed, policy.give_up_after - 1)
-    return replace(memory, failed_starts=failed, young_deaths=young, retry_s=retry_s)
+    return replace(
+        memory, failed_starts=failed, failed_s=failed_s, young_deaths=young, retry_s=retry_s
+    )
 
 
 def _learn_service_time(seen: Observation, memory: Memory) -> Memory:
@@ -268,11 +274,11 @@ def _grow(
     spawn = missing - len(revive)
     if now_s < memory.retry_s or not seen.can_spawn:
         spawn = 0
-    spawn = min(spawn, max(0, policy.starting_limit - crew.starting))
+    spawn = min(spawn, max(0, _starting_limit(seen, policy) - crew.starting))
     if crew.waiting and seen.cpu_look is None and crew.live >= policy.min_workers:
         # Nobody knows yet whether they compute or sleep. It will have been measured at the
         # next look; until then no more than could compute at once.
-        spawn = min(spawn, policy.usable_cores)
+        spawn = min(spawn, max(0, policy.usable_cores - crew.starting))
     why = ""
     if spawn or revive:
         memory = replace(memory, spawned_s=now_s)
@@ -280,6 +286,11 @@ def _grow(
     return Actions(
         memory, spawn=spawn, revive=revive, wanted=wanted, demand=demand, why=why, pending=True
     )
+
+
+def _starting_limit(seen: Observation, policy: Policy) -> int:
+    """Return how many may be starting at once: the more, the longer each of them takes."""
+    return ceil(policy.starting_limit * max(1.0, seen.boot_s / policy.boot_s))
 
 
 def _why_grow(seen: Observation, crew: _Crew, policy: Policy, wanted: int, demand: float) -> str:
@@ -322,8 +333,7 @@ def _shrink(
     # A few workers more than needed are let alone, except above the floor: by chance alone
     # the demand varies by its square root, and they would be missed at the next wave.
     band = max(1, round(policy.slack * sqrt(keep / policy.threads)))
-    if keep <= policy.min_workers:
-        band = 0
+    band = min(band, keep - policy.min_workers)
     pending = over > band or too_big
     calm = not crew.starting and not crew.waiting and not seen.reloading
     if (

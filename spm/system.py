@@ -40,6 +40,7 @@ from .events import (
 )
 from .exit_status import ExitStatus
 from .lifeline import Lifeline
+from .passing import receive
 from .pidfd import PidFD
 from .ports import Watched
 from .relaunch import Command, become
@@ -352,9 +353,7 @@ class System:
     def _read_template(self, process: _TemplateProcess) -> None:
         for _ in range(_MESSAGES_PER_LOOK):
             try:
-                message, fds, _, _ = socket.recv_fds(
-                    process.control, CONTROL_LIMIT, 1, socket.MSG_CMSG_CLOEXEC
-                )
+                message, fd = receive(process.control, CONTROL_LIMIT)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -363,9 +362,9 @@ class System:
                 self.unwatch(process.control)
                 process.control.close()
                 return
-            fd = PidFD(fds[0]) if fds else None
+            pidfd = PidFD(fd) if fd >= 0 else None
             try:
-                self._note_news(process, json.loads(message), fd)
+                self._note_news(process, json.loads(message), pidfd)
             except (ValueError, TypeError, KeyError) as error:
                 # The application runs in that process and may have written there.
                 _log.warning("unreadable message of the template: %r", error)

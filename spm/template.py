@@ -27,6 +27,7 @@ from typing import Any, Final, NoReturn
 
 from . import child
 from .lifeline import Lifeline
+from .passing import receive
 from .pidfd import PidFD
 from .scoreboard import Scoreboard
 from .siblings import Inboxes
@@ -127,19 +128,17 @@ class Template:
     def _answer(self) -> bool:
         """Handle one message of the manager; False at end-of-file."""
         try:
-            message, fds, _, _ = socket.recv_fds(
-                self._control, CONTROL_LIMIT, 1, socket.MSG_CMSG_CLOEXEC
-            )
+            message, fd = receive(self._control, CONTROL_LIMIT)
         except ConnectionResetError:
             return True  # the end-of-file comes with the next look
         if not message:
             return False
         request = json.loads(message)
         slot, incarnation = request["slot"], request["incarnation"]
-        if not fds:
+        if fd < 0:
             self._tell_fork_failed(slot, incarnation, "out of descriptors")
             return True
-        lifeline = Lifeline(socket.socket(fileno=fds[0]))
+        lifeline = Lifeline(socket.socket(fileno=fd))
         try:
             self._fork(slot, incarnation, lifeline)
         finally:

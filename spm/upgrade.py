@@ -94,6 +94,7 @@ class Upgrade:
         self._bridge: Bridge | None = None
         self._relay = _RelayReader(inboxes)
         self._relay_watched = False
+        self._handing_over = False
         self._pid = 0
         self._deadline_ns = 0
         self._kill_ns = 0  # when a new server that was told to end gets SIGKILL; 0: never
@@ -170,7 +171,7 @@ class Upgrade:
         """Do what is due; at each tick."""
         if self.stage is Stage.STARTING:
             self._limit_starting()
-        elif self.stage is Stage.LEAVING and self._bridge is not None:
+        elif self._bridge is not None:
             self._bridge.flush()
             self._read_relay()
 
@@ -181,9 +182,9 @@ class Upgrade:
         if self.stage is Stage.STARTING:
             return False  # it gets our signal, and its time
         assert self._bridge is not None
-        self._fleet.sweep_mail()
         self._read_relay()
-        if self._bridge.queued:
+        self._fleet.sweep_mail()
+        if self._handing_over and (self._bridge.queued or self._fleet.undelivered):
             if self._system.now_ns() < self._deadline_ns:
                 return False
             self._bridge.close()
@@ -259,31 +260,43 @@ class Upgrade:
         self._renewal.sockets.disown()
         self._bridge.tell({"news": "yours"})
         if parcel_format == self._renewal.parcel_format:
-            self._open_relay(self._bridge)
+            self._open_relay()
         else:
             _log.warning("it is of another version: connections end here, each after its request")
             self._owner.stop_stranded()
         self._answer({"ok": True, "pid": self._pid})
 
-    def _open_relay(self, bridge: Bridge) -> None:
-        self._fleet.outlet = bridge.carry
+    def _open_relay(self) -> None:
+        self._handing_over = True
         # Before the first worker is told to go: it finds the way open.
         self._scoreboard.set_relay(is_open=True)
-        self._watch_relay(wanted=True)
+        self._gate()
         for handle in self._fleet:
             if not handle.told_to_leave:
                 self._fleet.drain(handle)
 
+    def _carry(self, message: bytes, fd: int) -> None:
+        """Send a connection over the bridge, and no more than it takes."""
+        assert self._bridge is not None
+        self._bridge.carry(message, fd)
+        self._gate()
+
+    def _gate(self) -> None:
+        """Take connections in, from relay and inboxes, only while there is room for them."""
+        assert self._bridge is not None
+        has_room = self._handing_over and self._bridge.queued < _MOST_QUEUED
+        self._fleet.outlet = self._carry if has_room else None
+        self._watch_relay(wanted=has_room)
+
     def _read_relay(self) -> None:
         """Carry what workers have put into the relay over the bridge."""
-        assert self._bridge is not None
-        while self._bridge.queued < _MOST_QUEUED:
+        self._gate()
+        while self._relay_watched:
             parcel = self._inboxes.take(self._inboxes.relay)
             if parcel is None:
-                break
+                return
             if parcel[1] >= 0:
-                self._bridge.carry(*parcel)
-        self._watch_relay(wanted=self._bridge.queued < _MOST_QUEUED)
+                self._carry(*parcel)
 
     def _watch_relay(self, *, wanted: bool) -> None:
         if wanted and not self._relay_watched:

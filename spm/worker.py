@@ -125,6 +125,8 @@ class WorkerHandle:
     cpu: float = 0.0
     cpu_ns: int = 0
     cpu_looked_ns: int = 0
+    work: float = 0.0  # share of the time in which it had something to do
+    work_ns: int = 0  # so long since `work` was reckoned
     run_wait: float = 0.0
     run_wait_ns: int = 0
     run_wait_looked_ns: int = 0
@@ -203,6 +205,7 @@ class WorkerHandle:
         elapsed_ns = now_ns - self.cpu_looked_ns
         if self.cpu_looked_ns and elapsed_ns > 0:
             self.cpu = max(0.0, (cpu_ns - self.cpu_ns) / elapsed_ns)
+            self.work, self.work_ns = min(1.0, self.work_ns / elapsed_ns), 0
         self.cpu_ns, self.cpu_looked_ns = cpu_ns, now_ns
 
     def measure_run_wait(self, run_wait_ns: int | None, now_ns: int) -> None:
@@ -234,6 +237,7 @@ class WorkerHandle:
             connections=self.row.connections,
             spawned_s=self.spawned_ns / 1e9,
             cpu=self.cpu,
+            work=self.work,
             run_wait=self.run_wait,
             worn=worn,
         )

@@ -13,7 +13,7 @@ import loader
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 ROOMS: Final = ("loader", "spm", "httpcore_srv")
-MAPPED: Final = ("main.py", "app.py", *ROOMS, "benchmarks")
+MAPPED: Final = ("main.py", "app.py", *ROOMS, "benchmarks", "benchmarks/simulation")
 
 
 def modules(place: str) -> list[Path]:

@@ -30,12 +30,13 @@ class Worker:
 
     incarnation: no other has the same. listed: it stands in the pool's line of workers with
     a free thread. running_s: seconds of the requests that have ended, as uWSGI counts them.
-    cpu, run_wait: as the manager has measured them lately; see WorkerSeen.
+    cpu, work, run_wait: as the manager has measured them lately; see WorkerSeen.
     """
 
     __slots__ = (
         *("busy", "cpu", "cpu_began", "cpu_clock", "cpu_jobs", "cpu_s", "cpu_stamp"),
         *("cpu_wait_began", "cpu_wait_s", "incarnation", "life", "listed", "ready_s", "run_wait"),
+        *("work", "work_ns"),
         *("running_s", "slot", "spawned_s", "threads", "_cpu_look", "_views", "_wait_look"),
     )
 
@@ -51,6 +52,8 @@ class Worker:
         self.running_s = 0.0
         self.cpu = 0.0
         self.run_wait = 0.0
+        self.work = 0.0
+        self.work_ns = 0
         # Of `cores`: its threads that compute, by which clocks, and what it had of them.
         self.cpu_jobs: list[tuple[float, int, float, float]] = []
         self.cpu_clock = self.cpu_began = self.cpu_s = 0.0
@@ -75,6 +78,7 @@ class Worker:
                 busy=self.busy,
                 spawned_s=self.spawned_s,
                 cpu=self.cpu,
+                work=self.work,
                 run_wait=self.run_wait,
             )
         return view
@@ -93,6 +97,10 @@ class Worker:
 
     def measure_cpu(self, cpu_ns: int, now_ns: int) -> None:
         """Note its CPU time; the share of a core since the last time becomes `cpu`."""
+        if self._cpu_look is not None and now_ns > self._cpu_look[1]:
+            self.work = min(1.0, self.work_ns / (now_ns - self._cpu_look[1]))
+            self._views.clear()
+        self.work_ns = 0
         self.cpu = self._share(self._cpu_look, cpu_ns, now_ns, self.cpu)
         self._cpu_look = (cpu_ns, now_ns)
 

@@ -28,6 +28,9 @@ class _Machine:
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._pool.workers.values())
 
+    def now_ns(self) -> int:
+        return _START_NS + round(self._pool.now_s * _NS)
+
     def machine_cpu(self) -> float:
         cores, now_s = self._pool.cores, self._pool.now_s
         share = _share(cores.used_s - self._used_s, now_s - self._used_looked_s) / cores.count

@@ -56,6 +56,7 @@ class Pool:
         self.limits = limits
         self.rule = rule
         self.now_s = 0.0
+        self.boot_s = 0.0  # how long the last worker took to start
         self.workers: dict[int, Worker] = {}  # in whatever state, by slot
         self.live = 0  # starting and ready ones
         self.ready = 0
@@ -286,6 +287,7 @@ class Pool:
 
     def _make_ready(self, worker: Worker) -> None:
         worker.ready_s = self.now_s
+        self.boot_s = self.now_s - worker.spawned_s
         worker.become(Life.READY)
         self.ready += 1
         self._offer(worker)

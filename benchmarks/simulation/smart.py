@@ -101,6 +101,7 @@ class Smart:
             machine_cpu=measures.machine_cpu,
             cpu_pressure=measures.cpu_pressure,
             cpu_look=measures.cpu_look,
+            boot_s=pool.boot_s,
             memory=self._memory,
         )
 

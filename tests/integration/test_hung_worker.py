@@ -63,8 +63,8 @@ def test_without_a_timeout_a_hung_worker_is_passed_over_and_never_killed(serve: 
 
 @pytest.mark.parametrize("act", ["keep_the_thread", "compute"])
 def test_slow_requests_do_not_make_a_worker_silent(serve: Serve, act: str) -> None:
-    server = serve("hung:app", "--max-workers", "1", "--worker-timeout", "3", chdir=APPS)
-    request = Background(server, f"/{act}?6")
+    server = serve("hung:app", "--max-workers", "1", "--worker-timeout", "5", chdir=APPS)
+    request = Background(server, f"/{act}?8")
     answer = request.result()
     assert isinstance(answer, Answer), answer
     assert int(answer.text) in server.workers()
@@ -73,7 +73,7 @@ def test_slow_requests_do_not_make_a_worker_silent(serve: Serve, act: str) -> No
 
 
 def test_a_stopped_worker_is_not_killed_and_comes_back(serve: Serve) -> None:
-    server = serve("hung:app", *TWO, "--worker-timeout", "2", chdir=APPS)
+    server = serve("hung:app", *TWO, "--worker-timeout", "3", chdir=APPS)
     pid = server.workers()[0]
     os.kill(pid, signal.SIGSTOP)
     try:

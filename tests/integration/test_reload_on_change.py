@@ -200,6 +200,16 @@ def test_the_demo_is_watched_below_the_directory_given(serve: Serve, directory: 
     answers(server, "old version 2")
 
 
+def test_an_application_that_does_not_load_leaves_no_watcher(
+    prepare: Serve, directory: Path
+) -> None:
+    write(directory, 1, first="def broken(:\n")
+    server = prepare("saved:app", *WORKERS, chdir=directory).launch()
+    assert server.wait() != 0
+    assert not server.group(), server.report()
+    assert "SyntaxError" in server.log()
+
+
 def test_without_reload_nobody_watches(serve: Serve, directory: Path) -> None:
     server = serve("saved:app", chdir=directory)
     assert len(children(server.pid)) == 1, "the template"

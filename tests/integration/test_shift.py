@@ -62,7 +62,7 @@ def test_two_workers_share_what_one_had_accepted(serve: Serve) -> None:
 def test_clients_that_only_wait_are_not_moved(serve: Serve) -> None:
     limits = ("--min-workers", "2", "--max-workers", "2", "--max-threads", "16")
     server = serve("app:app", *limits)
-    with KeepAliveClients(server.address, CLIENTS, "/sleep?ms=20", pause_s=0.0) as clients:
-        clients.wait_for(1000)
+    with KeepAliveClients(server.address, CLIENTS, "/sleep?ms=200", pause_s=0.0) as clients:
+        clients.wait_for(120)
     assert clients.failures == []
     assert shifts(server) == []

@@ -112,12 +112,16 @@ class Lineage(ServerProcess):
             self._kill_group()
 
 
-def _descendants(pid: int) -> list[int]:
+def _children(pid: int) -> list[int]:
     try:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return []
-    children = [int(word) for word in text.split()]
+    return [int(word) for word in text.split()]
+
+
+def _descendants(pid: int) -> list[int]:
+    children = _children(pid)
     return children + [each for child in children for each in _descendants(child)]
 
 
@@ -327,6 +331,34 @@ def test_as_many_workers_as_served_before_are_there_before_the_old_ones_go(
         sock.close()
 
 
+def test_no_descriptor_is_passed_on_that_nobody_asked_for(server: Lineage) -> None:
+    counts = []
+    for _ in range(3):
+        new = server.upgrade()
+        eventually(lambda pid=new: server.is_alone(pid), hint=server.report)  # type: ignore[misc]
+        server.eventually(lambda s: s["idle"] == 2)
+        eventually(lambda: "has left" in server.log().rpartition(" serves ")[2])
+        descriptors = os.listdir(f"/proc/{new}/fd")
+        counts.append(len(descriptors))
+        templates = _children(new)
+        counts.extend(len(os.listdir(f"/proc/{pid}/fd")) for pid in templates)
+    assert counts == counts[:2] * 3
+
+
+def test_without_preload(launch: Launch) -> None:
+    server = launch("--no-preload", "--min-workers", "2")
+    connection = idle_connection(server)
+    old = server.now
+    server.write(2, first="raise LookupError('half a deployment')")
+    assert "importing it raised LookupError" in server.refused()
+    serves_on(server, old)
+    server.write(3)
+    new = server.upgrade()
+    eventually(lambda: server.is_alone(new), hint=server.report)
+    assert ask(connection, "/").text == "version 3"
+    connection.close()
+
+
 def test_a_socket_file_stays_and_goes_with_the_last(launch: Launch) -> None:
     server = launch("--bind", "unix:app.sock", "--bind", "127.0.0.1:0")
     path = server.directory / "app.sock"
@@ -370,6 +402,7 @@ def test_how_the_server_was_started_does_not_matter(prepare: Launch) -> None:
     eventually(lambda: server.is_alone(new), hint=server.report)
     assert server.get("/").text == "version 2"
     assert not redirected.exists()
+    assert "did you mean" not in server.log()
 
 
 def test_a_directory_behind_a_link_is_looked_up_anew(prepare: Launch, tmp_path: Path) -> None:
@@ -405,7 +438,9 @@ def test_a_broken_application_leaves_the_old_server_serving(server: Lineage) -> 
     with KeepAliveClients(server.address, 10, "/", pause_s=0.02) as clients:
         clients.wait_for(20)
         server.write(2, first="raise LookupError('half a deployment')")
-        assert "no upgrade: cannot load versioned:app: importing it raised Lookup" in server.refused()
+        assert (
+            "no upgrade: cannot load versioned:app: importing it raised Lookup" in server.refused()
+        )
         clients.wait_for(20)
     assert (clients.failures, clients.closings, clients.announced) == ([], [], 0)
     serves_on(server, old)
@@ -498,6 +533,24 @@ def test_a_new_server_killed_while_the_old_one_leaves(server: Lineage) -> None:
     server.killed = True
 
 
+def test_an_old_server_killed_while_it_leaves(server: Lineage) -> None:
+    hold = Hold(server.directory / "one")
+    sock = server.connect()
+    sock.sendall(REQUEST.replace(b"/ ", b"/hold/one ", 1))
+    hold.wait()
+    server.write(2)
+    new = server.upgrade()
+    server.send(signal.SIGKILL)
+    server.wait_for_log("the manager is gone")
+    hold.release()
+    response = http.client.HTTPResponse(sock)
+    response.begin()
+    assert (response.status, response.read()) == (200, b"version 1")
+    sock.close()
+    eventually(lambda: server.is_alone(new), hint=server.report)
+    assert server.get("/").text == "version 2"
+
+
 # --- socket activation ---------------------------------------------------------------------------
 
 LAUNCHER = """
@@ -554,7 +607,7 @@ def test_systemd_socket_activate(prepare: Launch) -> None:
     # It passes nothing of its environment on but what is named.
     passed = [f"--setenv={name}={value}" for name, value in server.environ.items()]
     activate(server, ACTIVATE, "--listen", str(path), *passed, sys.executable)
-    eventually(path.exists, hint=server.report)
+    server.wait_for_log("Listening on")
     # It starts the server when the first client comes; that one is answered by it.
     with contextlib.closing(UnixConnection(str(path))) as connection:
         assert ask(connection, "/").text == "version 1"

@@ -39,6 +39,7 @@ workers_seen = st.builds(
     connections=st.integers(0, 1 << 20),
     spawned_s=st.floats(0, 2000),
     cpu=st.floats(0, 8),
+    work=st.floats(0, 1),
     run_wait=st.floats(0, 1),
     worn=st.sampled_from(["", "", "threads that are stuck"]),
 )
@@ -253,7 +254,7 @@ def test_workers_that_compute_more_are_never_wanted_fewer_for_it_while_cores_are
     """All full, and nobody waits for a core: at least as many are wanted as if they slept."""
     wanted = []
     for cpu in (0.0, 1.0):
-        crew = [replace(w, cpu=cpu, run_wait=0.0) for w in seen.workers]
+        crew = [replace(w, cpu=cpu, work=1.0, run_wait=0.0) for w in seen.workers]
         load = replace(
             seen,
             workers=tuple(crew),
@@ -513,7 +514,8 @@ def test_it_gives_up_after_five_failed_starts_with_nobody_ready() -> None:
 
 def full_workers(count: int, cpu: float, **fields: object) -> Observation:
     seen = ready_workers(count, **fields)
-    return replace(seen, workers=tuple(replace(w, cpu=cpu, busy=1) for w in seen.workers))
+    crew = tuple(replace(w, cpu=cpu, work=1.0, busy=1) for w in seen.workers)
+    return replace(seen, workers=crew)
 
 
 def after(seconds: float, seen: Observation, policy: Policy) -> Actions:
@@ -819,6 +821,7 @@ class Cores:
                     WorkerState.READY,
                     busy=self.busy,
                     cpu=cpu,
+                    work=1.0,
                     run_wait=run_wait,
                     spawned_s=1000.0,
                 )

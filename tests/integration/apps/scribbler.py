@@ -11,10 +11,10 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from spm.scoreboard import HEADER_WORDS, SLOT_WORDS
+from spm.scoreboard import H_SLOTS, HEADER_WORDS, SLOT_WORDS, Scoreboard
 from spm.slot import Slot
 
 if TYPE_CHECKING:
@@ -35,17 +35,23 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
     return [content]
 
 
-def found(scope: str) -> tuple[memoryview, range]:
+def found(scope: str) -> tuple[memoryview, Sequence[int]]:
     """Return the shared memory and which of its words are meant."""
     (slot,) = [thing for thing in gc.get_objects() if isinstance(thing, Slot)]
     whole: memoryview = slot._header  # there is no other way
-    row = HEADER_WORDS + SLOT_WORDS * slot.index
+    rows = [Scoreboard.base(number) for number in range(whole[H_SLOTS])]
+    own = rows.pop(slot.index)
     return whole, {
-        "row": range(row, row + SLOT_WORDS),
-        "rows": range(HEADER_WORDS, len(whole)),
+        "row": places_of([own]),
+        "rows": places_of(rows),
         "header": range(HEADER_WORDS),
-        "all": range(len(whole)),
+        "all": [*range(HEADER_WORDS), *places_of([own, *rows])],
     }[scope]
+
+
+def places_of(rows: Iterable[int]) -> list[int]:
+    """Return where the words of some rows are."""
+    return [row + word for row in rows for word in range(SLOT_WORDS)]
 
 
 def rubbish() -> Iterator[int]:
@@ -58,7 +64,7 @@ def rubbish() -> Iterator[int]:
         yield ALL_ONES
 
 
-def scribble(view: memoryview, places: range) -> None:
+def scribble(view: memoryview, places: Sequence[int]) -> None:
     """Write rubbish for ever."""
     words = rubbish()
     while True:

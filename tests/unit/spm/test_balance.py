@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spm.balance import FULL, GAP, Shift, plan_shift
+from spm.balance import FULL, GAP, Balance, Shift, plan_shift
 from spm.observation import Observation, WorkerSeen, WorkerState
 from spm.scoreboard import SHIFT, Scoreboard, unpack_shift
 from spm.slot import Slot
@@ -79,6 +79,75 @@ def test_time_spent_waiting_for_a_core_is_load_too() -> None:
 )
 def test_nothing_moves(workers: tuple[WorkerSeen, ...]) -> None:
     assert plan(*workers) is None
+
+
+# --- one after the other -----------------------------------------------------------------------
+
+
+class Measurements:
+    """A measurement every half second; `moved` connections go at each shift."""
+
+    def __init__(self, moved: int = 1) -> None:
+        self.balance = Balance()
+        self.moved = moved
+        self.now_s = 1000.0
+        self.handed_out = {0: 0, 1: 0, 2: 0}
+        self.shifts: list[tuple[float, int]] = []
+
+    def look(self, *loads: float, seconds: float = 0.5) -> None:
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.now_s += 0.5
+            crew = tuple(ready(slot, load) for slot, load in enumerate(loads))
+            seen = Observation(crew)
+            shift = self.balance.next_shift(seen, self.handed_out, self.now_s)
+            if shift is not None:
+                self.handed_out[shift.source] += self.moved
+                self.shifts.append((self.now_s, shift.source))
+
+    def pauses(self) -> list[float]:
+        return [b - a for (a, _), (b, _) in itertools.pairwise(self.shifts)]
+
+
+def test_as_long_as_shifts_help_they_follow_each_other_at_every_other_measurement() -> None:
+    measurements = Measurements()
+    measurements.look(1.0, 0.0, seconds=10)
+    assert measurements.pauses() == [1.0] * 9
+
+
+def test_where_nothing_moves_it_is_tried_ever_more_seldom() -> None:
+    measurements = Measurements(moved=0)
+    measurements.look(1.0, 0.0, seconds=300)
+    pauses = measurements.pauses()
+    assert pauses[:6] == [2, 4, 8, 16, 32, 60]
+    assert set(pauses[6:]) == {60}
+
+
+def test_a_load_that_goes_to_and_fro_with_its_one_client_does_so_ever_more_seldom() -> None:
+    measurements = Measurements()
+    for _ in range(300):
+        # Whoever gave last is free now, whoever got it is full.
+        gave = measurements.shifts[-1][1] if measurements.shifts else 1
+        measurements.look(*((0.0, 1.0) if gave == 0 else (1.0, 0.0)))
+    assert len(measurements.shifts) < 10
+
+
+def test_when_something_moves_again_there_is_no_pause_any_more() -> None:
+    measurements = Measurements(moved=0)
+    measurements.look(1.0, 0.0, seconds=60)
+    measurements.moved = 1
+    measurements.look(1.0, 0.0, seconds=60)
+    begin_s = measurements.now_s
+    measurements.look(1.0, 0.0, seconds=10)
+    assert sum(at_s > begin_s for at_s, _ in measurements.shifts) == 10
+
+
+def test_another_full_worker_does_not_wait_for_one_that_cannot_be_helped() -> None:
+    measurements = Measurements(moved=0)
+    measurements.look(1.0, 0.0, 0.1, seconds=60)
+    before = len(measurements.shifts)
+    measurements.look(0.1, 0.0, 1.0, seconds=1)
+    assert len(measurements.shifts) == before + 1
 
 
 # --- the order on its way ------------------------------------------------------------------------
@@ -195,6 +264,7 @@ def test_the_measurement_that_a_shift_fell_into_leads_to_no_other() -> None:
         at_s: list[float] = []
 
         def note() -> None:
+            full.slot.moved(0, handed_out=len(shifts(server)), handed_in=0)
             if len(shifts(server)) > len(at_s):
                 at_s.append(server.now_s)
 
@@ -221,3 +291,12 @@ def test_workers_that_are_all_full_keep_what_they_have() -> None:
             load(server, worker, 0.95)
         server.run(5)
         assert shifts(server) == []
+
+
+def test_an_order_that_can_move_nothing_is_not_repeated_every_second() -> None:
+    # One client fills the core; the other connections idle.
+    with serving(min_workers=2, max_workers=2) as server:
+        full, _ = server.ready()
+        load(server, full, 0.95)
+        server.run(120)
+        assert 1 <= len(shifts(server)) <= 8

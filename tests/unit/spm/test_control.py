@@ -443,6 +443,17 @@ def test_one_of_several_is_found_by_its_address(
     assert find(bind="unix:/run/app.sock") == str(runtime_directory / "102.sock")
 
 
+def test_of_two_that_replace_each_other_the_new_one_is_found(
+    start: Start, runtime_directory: Path
+) -> None:
+    leaving = {**status_with("127.0.0.1:8001"), "upgrade": "leaving"}
+    start(another(runtime_directory, 101), leaving)
+    assert find() == str(runtime_directory / "101.sock")  # there is no other
+    start(another(runtime_directory, 102), {**status_with("127.0.0.1:8001"), "upgrade": "idle"})
+    assert find() == str(runtime_directory / "102.sock")
+    assert find(bind=":8001") == str(runtime_directory / "102.sock")
+
+
 def test_several_are_listed_with_their_addresses(start: Start, runtime_directory: Path) -> None:
     start(another(runtime_directory, 101), status_with("127.0.0.1:8001"))
     start(another(runtime_directory, 102), status_with("127.0.0.1:8002"))

@@ -15,9 +15,11 @@ PERSIST_S = 0.5
 shares = st.floats(0, 1)
 
 
-def crew(count: int, cpu: float, run_wait: float = 0.0, busy: int = 1) -> tuple[WorkerSeen, ...]:
+def crew(
+    count: int, cpu: float, run_wait: float = 0.0, work: float = 1.0
+) -> tuple[WorkerSeen, ...]:
     return tuple(
-        WorkerSeen(slot, WorkerState.READY, busy=busy, cpu=cpu, run_wait=run_wait)
+        WorkerSeen(slot, WorkerState.READY, busy=round(work), cpu=cpu, work=work, run_wait=run_wait)
         for slot in range(count)
     )
 
@@ -116,7 +118,14 @@ def test_one_more_than_of_use_may_stay_two_may_not() -> None:
 
 def test_idle_workers_say_nothing_of_the_appetite_of_those_that_work() -> None:
     looks = Looks(cores=2)
-    assert looks.look((*crew(1, 1.0), *crew(5, 0.0, busy=0)), live=3).most == 3
+    assert looks.look((*crew(1, 1.0), *crew(5, 0.0, work=0.0)), live=3).most == 3
+    assert looks.memory.appetite == 1.0
+
+
+def test_workers_that_are_idle_half_the_time_are_not_taken_for_sleepers() -> None:
+    # Half a core in half the time: when they have something to do they compute all along.
+    looks = Looks(cores=2)
+    assert looks.look(crew(2, 0.5, work=0.5)).most == 3
     assert looks.memory.appetite == 1.0
 
 

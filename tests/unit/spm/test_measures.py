@@ -123,6 +123,25 @@ def test_the_share_of_a_core_is_that_since_the_look_before(rig: Rig) -> None:
     assert cpus(rig) == [0, 0]
 
 
+def test_work_is_the_share_of_the_time_with_something_to_do(rig: Rig) -> None:
+    rig.look(0)
+    steady, now_and_then = rig.workers
+    steady.begin()
+    for tick in range(20):
+        if tick % 4 == 0:
+            now_and_then.begin()
+        elif tick % 4 == 1:
+            now_and_then.end()
+        rig.look(0.1)
+    shares = [round(handle.work, 2) for handle in rig.fleet]
+    assert shares[0] == 1.0
+    assert 0.1 <= shares[1] <= 0.5
+    steady.end()
+    rig.look(0.5)
+    rig.look(0.5)
+    assert [handle.work for handle in rig.fleet] == [0, 0]
+
+
 def test_nobody_is_asked_for_how_long_he_waited_while_there_are_cores_enough(rig: Rig) -> None:
     rig.system.cpu = 0.5
     for _ in range(10):
