@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> int:
     said in one message. 3: the application raised while it was loaded, or no worker ever
     became ready.
     """
+    loader.hold_standard_descriptors()
     inheritance = spm.take_inheritance(os.environ)
     try:
         command = loader.parse(argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import mean
 from typing import Final
 
@@ -14,6 +15,7 @@ from benchmarks.elastic_series import changes
 from benchmarks.elastic_server import APP, Moment, Shape, Watch, serving
 from benchmarks.elastic_verdict import Check, Outcome
 from benchmarks.load import choose_generator
+from benchmarks.processes import ServerError
 from benchmarks.scenarios import Scenario
 
 _CLOSE: Final = (("Connection", "close"),)
@@ -43,56 +45,61 @@ def cpu(name: str, number: int, *, quick: bool) -> list[Outcome]:
     return outcomes
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One server under CPU-bound load, after it has settled."""
+
+    rate: float  # requests per second
+    errors: int
+    others: float  # cores that neither it nor the load used, and nobody left idle
+    moments: Sequence[Moment]
+    workers: str  # second by second, from the start
+
+
 def _against_fixed(
     label: str, number: int, scenario: Scenario, threads: int, *, quick: bool
 ) -> Outcome:
     settle_s, seconds = (6, 4) if quick else (10, 8)
-    generator = choose_generator()
     tried = (1, 2, 4) if quick else (1, 2, 3, 4, 8, 16)
-    rates: dict[str, float] = {}
-    others: dict[str, float] = {}
-    errors = 0
-    moments: Sequence[Moment] = ()
-    over_time = ""
-    for shape in (Shape(1, 16, threads), *(Shape(n, n, threads) for n in tried)):
-        is_elastic = shape.min_workers != shape.max_workers
-        with serving(shape) as target, Watch(target, 0.1) as watch:
-            settled_s = settle_s if is_elastic else 1
-            began_ns, began_s, busy_s = time.time_ns(), target.child.cpu_s(), machine_busy_s()
-            # One run: a pause between two would be a change of the load.
-            seen, share = generator.run(target.child.port, scenario, settled_s + seconds, None)
-            took_s = (time.time_ns() - began_ns) / _NS
-            used_s = target.child.cpu_s() - began_s
-            others[f"cores used by others {shape}"] = (
-                machine_busy_s() - busy_s - used_s
-            ) / took_s - share
-            settled_ns = began_ns + int(settled_s * _NS)
-            span = watch.between(settled_ns, settled_ns + int(seconds * _NS))
-        rates[str(shape)] = _rate(span)
-        errors += seen.errors
-        if is_elastic:
-            moments, over_time = span, _per_second(watch.moments)
-    own = next(iter(rates.values()))
+    elastic, fixed = Shape(1, 16, threads), [Shape(n, n, threads) for n in tried]
+    shapes = [elastic, *fixed]
+    first = number % len(shapes)  # another one in each round: minutes differ
+    turns = {
+        shape: _turn(shape, scenario, settle_s if shape == elastic else 1, seconds)
+        for shape in shapes[first:] + shapes[:first]
+    }
+    own = turns[elastic]
     checks = [
-        Check("errors", errors, 0, each=True),
+        Check("errors", sum(turn.errors for turn in turns.values()), 0, each=True),
         *(
-            Check(f"requests/s / those of {shape}", own / rate, 0.95, "x", at_least=True)
-            for shape, rate in list(rates.items())[1:]
+            Check(f"requests/s / those of {shape}", own.rate / turns[shape].rate, 0.95, "x", True)
+            for shape in fixed
         ),
-        Check("workers changed after settling", changes(moments).count, 0),
+        Check("workers changed after settling", changes(own.moments).count, 0),
     ]
-    figures = {f"requests/s {shape}": rate for shape, rate in rates.items()}
-    return Outcome(
-        label,
-        number,
-        checks,
-        {
-            **figures,
-            **others,
-            "workers settled": mean(moment.total for moment in moments),
-            "workers each second": over_time,
-        },
-    )
+    figures = {
+        **{f"requests/s {shape}": turns[shape].rate for shape in shapes},
+        **{f"cores used by others {shape}": turns[shape].others for shape in shapes},
+        "workers settled": mean(moment.total for moment in own.moments),
+        "workers each second": own.workers,
+    }
+    return Outcome(label, number, checks, figures)
+
+
+def _turn(shape: Shape, scenario: Scenario, settle_s: float, seconds: float) -> Turn:
+    generator = choose_generator()
+    with serving(shape) as target, Watch(target, 0.1) as watch:
+        began_ns, used_s, busy_s = time.time_ns(), target.child.cpu_s(), machine_busy_s()
+        # One run: a pause between two would be a change of the load.
+        seen, share = generator.run(target.child.port, scenario, settle_s + seconds, None)
+        took_s = (time.time_ns() - began_ns) / _NS
+        used_s, busy_s = target.child.cpu_s() - used_s, machine_busy_s() - busy_s
+        settled_ns = began_ns + int(settle_s * _NS)
+        moments = watch.between(settled_ns, settled_ns + int(seconds * _NS))
+    if len(moments) < 2:
+        raise ServerError(f"{shape}: it did not say how it is")
+    others = (busy_s - used_s) / took_s - share
+    return Turn(rate(moments), seen.errors, others, moments, per_second(watch.moments))
 
 
 def machine_busy_s() -> float:
@@ -101,13 +108,13 @@ def machine_busy_s() -> float:
     return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
-def _rate(moments: Sequence[Moment]) -> float:
+def rate(moments: Sequence[Moment]) -> float:
     """Return the requests per second that the server counted."""
     first, last = moments[0], moments[-1]
     return (last.requests - first.requests) / (last.at_ns - first.at_ns) * _NS
 
 
-def _per_second(moments: Sequence[Moment]) -> str:
+def per_second(moments: Sequence[Moment]) -> str:
     """Return how many workers there were, second by second."""
     if not moments:
         return ""

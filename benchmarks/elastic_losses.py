@@ -28,13 +28,15 @@ FRESH: Final = get("/sleep?ms=20", "Connection: close")
 _NS: Final = 1_000_000_000
 _BROKEN_WITHIN_NS: Final = 50_000_000  # of the kill: the kernel closes a dead process's sockets
 _CLIENTS: Final = 200
+# As many at the least as at the most: every killed worker has to be replaced.
+_FIXED: Final = Shape(6, 6, 2)
 
 
 def kills(name: str, number: int, *, quick: bool) -> Outcome:
     """Kill a random worker each second while fresh and kept connections are at work."""
     count = 8 if quick else 20
     with (
-        serving(Shape(4, 8, 2)) as target,
+        serving(_FIXED) as target,
         Load(target.address, seed=number) as load,
         Watch(target, 0.01) as watch,
     ):
@@ -75,7 +77,10 @@ def _judge_kills(
 
     strange = [failure for failure in failures if is_strange(failure.moment_ns)]
     strangely_closed = [moment_ns for moment_ns in closed_ns if is_strange(moment_ns)]
-    again = [seconds_until_replaced(moments, moment_ns, pid) for moment_ns, pid in killed]
+    again = [
+        seconds_until_replaced(moments, moment_ns, pid, _FIXED.min_workers)
+        for moment_ns, pid in killed
+    ]
     answered = sum(len(seen.answered) for seen in kinds)
     sent = sum(seen.sent for seen in kinds)
     ended, lost, deaths = (after[key] - before[key] for key in ("requests", "lost", "restarts"))

@@ -111,14 +111,11 @@ def changes(looks: Sequence[Look]) -> Changes:
     return Changes(spawned, retired, revived)
 
 
-def seconds_until_replaced(looks: Sequence[Look], killed_ns: int, pid: int) -> float:
-    """Return how long after a kill there were as many ready workers as before it."""
-    before = [look for look in looks if look.at_ns <= killed_ns]
-    if not before:
-        return NEVER
+def seconds_until_replaced(looks: Sequence[Look], killed_ns: int, pid: int, needed: int) -> float:
+    """Return how long after a kill as many workers were ready as there are to be."""
     for look in looks:
         # The manager may not have noticed the death at the first look.
-        if look.at_ns > killed_ns and pid not in look.workers and look.ready >= before[-1].ready:
+        if look.at_ns > killed_ns and pid not in look.workers and look.ready >= needed:
             return (look.at_ns - killed_ns) / _NS
     return NEVER
 

@@ -132,7 +132,10 @@ class Departure:
     def _last_look(self) -> bool:
         server = self._server
         lost = server.door.accept_all() if self._order is Order.STOP else False
-        lost = lost or server.take_parcels(sys.maxsize)
+        try:
+            lost = lost or server.take_parcels(sys.maxsize)
+        except OSError as error:  # no descriptor is left; the manager sends on what is there
+            log.error("leaving what is in the inbox: %s", error.strerror)
         if lost:
             return True
         self.obey(server.slot.order())

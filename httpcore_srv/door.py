@@ -192,6 +192,9 @@ class Door:
                     continue  # that connection is gone from the queue; look at the next
                 if error.errno not in _EXHAUSTED:
                     raise
+                # accept(2) takes a descriptor before it looks into the queue: it may be empty.
+                if not _is_readable(self.listeners[index]):
+                    return None
                 if self._make_room():
                     continue
                 self._note_full(error.strerror or str(error))

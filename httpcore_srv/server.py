@@ -33,6 +33,7 @@ from httpcore_srv.mode import Mode
 from httpcore_srv.outbox import Outbox, RevocableOutbox, Terms
 from httpcore_srv.overseer import Overseer
 from httpcore_srv.ports import Incident, Lifeline, Order, Siblings, Slot
+from httpcore_srv.seldom import Seldom
 from httpcore_srv.settings import HTTPSettings
 from httpcore_srv.shift import Shift
 from httpcore_srv.store import Store
@@ -46,6 +47,7 @@ from httpcore_srv.wsgi import Application, WSGIHandler
 log = logging.getLogger("smart_http.worker")
 
 INBOX_BATCH: Final = 64
+INBOX_PAUSE_NS: Final = 50_000_000  # between two looks into an inbox of which nothing can be taken
 # How long a reader may take nothing of a stream when `max_streams` are there already: its
 # thread is one that ordinary requests wait for.
 CROWDED_NS: Final = 2_000_000_000
@@ -116,6 +118,8 @@ class HTTPServer:
         self.waiting = self.line.streams
         self._overseer = Overseer(self)
         self._shift = Shift(self)
+        self._seldom = Seldom(clock_ns)
+        self._inbox_due_ns = 0  # when to look into the inbox again; 0: it is watched
         self._watchdog = Watchdog(timeouts.worker_s)
         self._poked_ns = self._caller = 0  # the latter: the thread that called `run`
         self._handed_out = self._handed_in = 0
@@ -147,7 +151,7 @@ class HTTPServer:
         loop = self.loop
         loop.before_wait = self._before_wait
         loop.register(self.lifeline.fileno(), select.EPOLLIN, self._on_lifeline)
-        loop.register(self.siblings.fileno(), select.EPOLLIN, self._on_inbox)
+        self._watch_inbox()
         self.slot.ready()
         # The manager kills whoever is not ready when it stops. It writes the order and then
         # looks whether we are ready; we say so and then look for the order.
@@ -264,7 +268,20 @@ class HTTPServer:
     # -- the loop's callbacks -------------------------------------------------------------
 
     def _on_inbox(self, mask: int) -> bool:
-        return self.take_parcels(INBOX_BATCH)
+        try:
+            return self.take_parcels(INBOX_BATCH)
+        except OSError as error:
+            # No descriptor is left. What has come stays in the inbox, which would be reported
+            # again and again; until then siblings see that something waits here.
+            if self._seldom("inbox"):
+                log.error("taking over no connections for now: %s", error.strerror)
+            self.loop.unregister(self.siblings.fileno())
+            self._inbox_due_ns = self.loop.now_ns + INBOX_PAUSE_NS
+            return False
+
+    def _watch_inbox(self) -> None:
+        self._inbox_due_ns = 0
+        self.loop.register(self.siblings.fileno(), select.EPOLLIN, self._on_inbox)
 
     def take_parcels(self, limit: int) -> bool:
         """Take in connections that siblings hand over. True: the baton was lost."""
@@ -342,8 +359,12 @@ class HTTPServer:
             self.date = f"Date: {email.utils.formatdate(usegmt=True)}\r\n".encode()
         if self.access_log is not None:
             self.access_log.flush()
+        if 0 < self._inbox_due_ns <= now_ns:
+            self._watch_inbox()
         if self.waiting:
             retry_s = RETRY_S
+        elif self._inbox_due_ns:
+            retry_s = INBOX_PAUSE_NS / 1e9
         elif self.departure.retry_s is not None:
             retry_s = self.departure.retry_s
         loop.retry_s = retry_s
@@ -351,7 +372,7 @@ class HTTPServer:
             self.slot.publish(
                 now_ns,
                 pool.busy,
-                len(self.waiting),
+                len(self.waiting) + bool(self._inbox_due_ns),
                 len(self.streams),
                 pool.alive,
                 pool.streams,

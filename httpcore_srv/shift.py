@@ -55,16 +55,16 @@ class Shift:
             self._end()
             return
         staying = []
+        has_room = True  # the sibling; if not, it may have at the next look
         for stream in self._streams:
             if stream.mode is Mode.CLOSED:
                 continue
-            if not (self._count and stream.movable and stream.hops < MAX_HOPS):
-                staying.append(stream)
-            elif self._server.give_away(stream, only_free=True, target=self._target):
-                self._count -= 1
-            else:
-                self._end()  # the sibling is busy by now
-                return
+            if has_room and self._count and stream.movable and stream.hops < MAX_HOPS:
+                has_room = self._server.give_away(stream, only_free=True, target=self._target)
+                if has_room:
+                    self._count -= 1
+                    continue
+            staying.append(stream)
         self._streams = staying
         if not self._count:
             self._end()

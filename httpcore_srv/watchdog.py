@@ -104,7 +104,10 @@ def end_within(timeout_s: float) -> None:
     if fd is None:
         fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # until the end, which is near
     os.register_at_fork(before=faulthandler.cancel_dump_traceback_later)  # see Watchdog
-    faulthandler.dump_traceback_later(timeout_s, exit=True, file=fd)
+    try:
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=fd)
+    except RuntimeError as error:  # no thread can be started; the manager's bound remains
+        log.warning("the end of this worker is not bounded: %s", error)
 
 
 def _stderr_fd() -> int | None:

@@ -11,6 +11,7 @@ from .hooks import Hooks, load
 from .report import check_report, markdown_table
 from .resolve import DEFAULT
 from .settings import Options
+from .standard_streams import hold_standard_descriptors
 from .target import Target, parse_target
 from .version import VERSION
 from .watch import watcher
@@ -34,6 +35,7 @@ __all__ = [
     "UpgradeOrder",
     "UsageError",
     "check_report",
+    "hold_standard_descriptors",
     "load",
     "logs",
     "markdown_table",

@@ -212,6 +212,16 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         default_text="off",
     ),
     OptionSpec(
+        "worker-timeout",
+        "worker_timeout_s",
+        WORKERS,
+        "SECONDS",
+        values.seconds(2, _DAY_S, zero="off"),
+        "30",
+        "How long a worker may be silent as a whole (slow requests do not make it so: some C code"
+        " keeps Python's lock); its stacks are logged, another takes its place, it is killed.",
+    ),
+    OptionSpec(
         "keep-alive",
         "keep_alive_s",
         TIMEOUTS,
@@ -286,16 +296,6 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "0",
         "How long a request may wait for a free thread (503 with Retry-After beyond).",
         default_text="off",
-    ),
-    OptionSpec(
-        "worker-timeout",
-        "worker_timeout_s",
-        TIMEOUTS,
-        "SECONDS",
-        values.seconds(2, _DAY_S, zero="off"),
-        "30",
-        "How long a worker may be silent as a whole (slow requests do not make it so: some C code"
-        " keeps Python's lock); its stacks are logged, another takes its place, it is killed.",
     ),
     OptionSpec(
         "graceful-timeout",

@@ -96,6 +96,7 @@ def resolve(
         if spec.field and spec.field not in read:
             read[spec.field] = _value(given[spec.name])
     _check_reload(read, given)
+    _check_recycling(read, given)
     most_workers = min(MOST_WORKERS, max(4, 2 * usable_cores()))
     read["max_workers"] = _maximum("workers", read, given, most_workers)
     read["max_threads"] = _maximum("threads", read, given, DEFAULT_MAX_THREADS)
@@ -133,6 +134,12 @@ def _check_reload(read: Mapping[str, Any], given: Mapping[str, Given]) -> None:
             f"{given['reload'].label} needs the package watchfiles: pip install watchfiles"
             " (or install this server with its extra `reload`)"
         )
+
+
+def _check_recycling(read: Mapping[str, Any], given: Mapping[str, Given]) -> None:
+    jitter = given["max-requests-jitter"]
+    if read["max_requests_jitter"] and not read["max_requests"]:
+        raise UsageError(f"{jitter.label} {jitter.texts[-1]!r} does nothing without --max-requests")
 
 
 def _target(given: Given) -> Target:

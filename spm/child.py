@@ -123,11 +123,13 @@ def run_worker(
     """Be a worker: boot, serve, end. Runs in the new process and never returns.
 
     boot: what returns the function that serves; with preload it has run already and
-        this only returns its result.
+        this only returns its result. Whatever is raised before the worker has said that
+        it is ready makes it one that could not start, and the manager is told why.
     """
     status = 1
     try:
         inboxes.keep_only_reader(index)
+        scoreboard.protect(index)
         slot = Slot(scoreboard, index, incarnation)
         slot.started()
         siblings = Siblings(inboxes, scoreboard, index, stale_ns=stale_ns)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil, exp, inf
 from typing import Final
 
 from .observation import CpuLook, Memory, Observation, WorkerSeen
@@ -34,6 +34,8 @@ _ROUNDING: Final = 0.3
 _WORKING: Final = 0.5
 _HOUSEKEEPING: Final = 0.05
 _EPSILON: Final = 1e-9
+# One thread at a time runs or waits: together 1, but for what is not measured exactly.
+_EXCLUSIVE: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,17 @@ def _slow_look(ready: Sequence[WorkerSeen]) -> CpuLook:
 def is_at_work(busy: int, cpu: float) -> bool:
     """Whether a worker has an appetite at all: those that idle say nothing of the others."""
     return busy > 0 or cpu >= _HOUSEKEEPING
+
+
+def share_without_core(cpu: float, waits: float) -> float:
+    """Return the share of the time in which a worker was ready to run and had no core.
+
+    waits: what its threads have waited, added up. As long as the GIL is what they fight for,
+    one at a time runs or waits for a core; but threads that wake up from sleep one by one
+    may wait at the same time, and then it is the share in which none does that counts.
+    """
+    exclusive = cpu + waits <= _EXCLUSIVE
+    return min(1.0, waits) if exclusive else 1.0 - exp(-waits)
 
 
 def appetite_of(cpu: float, run_wait: float) -> float:

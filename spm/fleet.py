@@ -125,7 +125,7 @@ class Fleet:
     def revive(self, slot: int) -> None:
         """Take back a worker that was told to drain."""
         handle = self._handles.get(slot)
-        if handle is not None and handle.row.command == DRAIN:
+        if handle is not None and handle.command == DRAIN:
             handle.now_deadline_ns = 0
             handle.revived_ns = self._system.now_ns()
             self._command(handle, RUN, 0)
@@ -147,6 +147,7 @@ class Fleet:
             self._system.poke(handle.slot)
 
     def _command(self, handle: WorkerHandle, command: int, deadline_ns: int) -> None:
+        handle.command = command
         self._scoreboard.command(handle.slot, command, deadline_ns)
         self._system.poke(handle.slot)
         self._look_at(handle, self._system.now_ns())
@@ -240,12 +241,22 @@ class Fleet:
         if handle.was_ready and not was_ready:
             self.ever_ready = True
             self.boot_s = (handle.ready_ns - handle.spawned_ns) / _NS
+        self._limit_leaving(handle, now_ns)
         if before is not WorkerState.WEDGED and handle.state is WorkerState.WEDGED:
             handle.wedged_ns = now_ns
             silent_s = (now_ns - handle.last_beat_ns) / _NS
             _log.warning("%s is silent for %.0f s; replacing it", _name(handle), silent_s)
         elif before is WorkerState.WEDGED and handle.state is WorkerState.READY:
             _log.warning("%s is back", _name(handle))
+
+    def _limit_leaving(self, handle: WorkerHandle, now_ns: int) -> None:
+        """Who leaves of its own accord has as long as who was told to; it may only say so."""
+        if handle.command != RUN or self.stopping:
+            return
+        if handle.state is not WorkerState.EXITING:
+            handle.now_deadline_ns = 0
+        elif not handle.now_deadline_ns:
+            handle.now_deadline_ns = now_ns + int(self._settings.graceful_timeout_s * _NS)
 
     def enforce_deadlines(self) -> bool:
         """Hurry those who are late; return whether a deadline is running."""
@@ -318,8 +329,8 @@ class Fleet:
 
         Also those of slots that are free for long: a sibling may have chosen a worker
         that lived then, been off the CPU for any time, and sent its parcel only now.
-        A wedged worker's inbox is emptied too; if it comes back, the kernel has seen to
-        it that each parcel is read once.
+        And those of workers that are not up yet, hang, or leave, which may take long. If one
+        reads its inbox after all, the kernel sees to it that each parcel is read once.
         """
         now_ns = self._system.now_ns()
         if not self._is_deliverable(now_ns, 0, exclude=-1):
@@ -328,14 +339,18 @@ class Fleet:
             self.deliver(*self._undelivered.popleft(), 0)
         for slot in range(self._scoreboard.slots):
             handle = self._handles.get(slot)
-            if handle is None or handle.state is WorkerState.WEDGED:
+            if handle is None or handle.state is not WorkerState.READY:
                 self._forward_mail(slot, now_ns, 0)
 
     def _forward_mail(self, slot: int, now_ns: int, generation: int) -> None:
         # With nobody ready it stays in the inbox, until somebody is (sweep_mail) or the
         # slot has a new worker, who reads it.
         while self._is_deliverable(now_ns, generation, exclude=slot):
-            parcel = self._inboxes.take(slot)
+            try:
+                parcel = self._inboxes.take(slot)
+            except OSError as error:  # no descriptor is left: it is safe where it is
+                _log.error("mail of slot %d: %s", slot, error.strerror)
+                return
             if parcel is None:
                 return
             if parcel[1] >= 0:  # else a nudge, and the nudged one is gone

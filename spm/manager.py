@@ -197,9 +197,9 @@ class SPM:
 
         False: somebody stopped us meanwhile. Raises: BootFailed.
         """
-        self._system.open()
         if self._succession is not None:
             self._succession.open()
+        self._system.open()
         template = self._templates.start(self._reload.generation)
         while template.state is TemplateState.LOADING:
             for event in self._system.wait(1.0):
@@ -314,8 +314,8 @@ class SPM:
 
     def _balance(self, seen: Observation, actions: Actions) -> None:
         """Have connections moved from a worker whose core is full to one that has room."""
-        if not self._observer.cpu_measured:
-            return
+        if not self._observer.cpu_measured or actions.retire:
+            return  # who leaves takes nothing, and hands over everything
         handed_out = {handle.slot: handle.totals.handed_out for handle in self._fleet}
         shift = self._shifts.next_shift(seen, handed_out, self._system.now_ns() / _NS)
         if shift is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .cpu_rules import appetite_of, is_at_work
+from .cpu_rules import appetite_of, is_at_work, share_without_core
 from .fleet import Fleet
 from .observation import CpuLook
 from .ports import OperatingSystem
@@ -145,7 +145,9 @@ class Measures:
         if not used:
             return None
         sampled = {
-            worker: min(1.0, max(0.0, (wait_ns - self._waits[worker]) / elapsed_ns))
+            worker: share_without_core(
+                used[worker], max(0.0, (wait_ns - self._waits[worker]) / elapsed_ns)
+            )
             for worker, wait_ns in waits.items()
             if worker in self._waits and worker in used
         }
@@ -164,10 +166,11 @@ class Measures:
     def _look_at_memory(self, now_ns: int) -> None:
         if self._memory_looked_ns and now_ns - self._memory_looked_ns < _MEMORY_EVERY_NS:
             return
-        self._memory_looked_ns = now_ns
+        workers = [handle for handle in self._fleet if handle.pid]
+        # Before there is one to measure, no limit can hold: look again at once.
+        self._memory_looked_ns = now_ns if workers else 0
         if self._settings.memory_reserve_bytes:
             self.memory_available_bytes = self._system.memory_available_bytes()
-        workers = [handle for handle in self._fleet if handle.pid]
         if self._settings.memory_limit_bytes and workers:
             read = [self.memory_of(handle.pid, now_ns).get("pss", 0) for handle in workers]
             sizes = [size for size in read if size]  # a worker may just have died

@@ -19,6 +19,8 @@ from .settings import SPMS
 from .worker import WorkerHandle
 
 _NS: Final = 1_000_000_000
+# So long a worker is let alone, however large it is.
+_GROWING_S: Final = 10.0
 
 
 def draw_request_limit(settings: SPMS) -> int:
@@ -75,6 +77,8 @@ class Recycling:
         age_s = (now_ns - handle.spawned_ns) / _NS
         if 0 < settings.max_age_s <= age_s:
             return f"{age_s:.0f} s of age"
-        if 0 < settings.max_worker_memory_bytes <= handle.memory_bytes:
+        # Not in its first moments: what a fresh worker takes already no fresh worker cures.
+        grown = age_s >= _GROWING_S
+        if grown and 0 < settings.max_worker_memory_bytes <= handle.memory_bytes:
             return f"{handle.memory_bytes >> 20} MB of memory"
         return ""

@@ -17,7 +17,7 @@ from typing import Final
 from .fleet import Fleet
 from .observation import WorkerState
 from .ports import OperatingSystem
-from .scoreboard import Scoreboard
+from .scoreboard import RUN, Scoreboard
 from .settings import SPMS
 from .templates import Templates
 
@@ -202,5 +202,6 @@ class Reload:
 
     def _drain_others(self) -> None:
         for handle in self._fleet:
-            if handle.generation != self.generation and not handle.told_to_leave:
+            # Whatever its row says: who merely says that it leaves would be waited for for ever.
+            if handle.generation != self.generation and handle.command == RUN:
                 self._fleet.drain(handle)

@@ -71,8 +71,10 @@ HISTOGRAM: Final = 32
 INCIDENTS: Final = 144
 MAX_INCIDENTS: Final = 16
 
-# 20 cache lines of 64 bytes: two workers never write to one line.
 SLOT_WORDS: Final = 160
+# The header and each row begin on a page of their own, for a page is what can be made
+# read-only; and no two processes write to one cache line.
+STRIDE_WORDS: Final = mmap.PAGESIZE // 8
 
 # --- what the manager writes into COMMAND --------------------------------------
 FREE: Final = 0
@@ -150,8 +152,8 @@ class Scoreboard:
 
     def __init__(self, slots: int, capacity: int) -> None:
         self.slots = slots
-        size = 8 * (HEADER_WORDS + SLOT_WORDS * slots)
-        self.words = memoryview(mmap.mmap(-1, size)).cast("Q")
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE * (1 + slots))
+        self.words = memoryview(self._memory).cast("Q")
         # The manager's own copy of the header: see `beat`.
         self._header = {
             H_VERSION: VERSION,
@@ -165,12 +167,38 @@ class Scoreboard:
     @staticmethod
     def base(slot: int) -> int:
         """Return the index of the slot's first word."""
-        return HEADER_WORDS + SLOT_WORDS * slot
+        return STRIDE_WORDS * (1 + slot)
+
+    def protect(self, slot: int | None) -> None:
+        """Make everything read-only for this process, but one row (None: that, too).
+
+        In a template and in a worker, before the application has a chance: a stray write
+        of it can then harm nobody but the process that it runs in, which it ends.
+        """
+        # Here, for the manager has no need of it. The standard library has no mprotect.
+        import ctypes
+
+        mprotect = ctypes.CDLL(None, use_errno=True).mprotect
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        own = len(self._memory) if slot is None else 8 * self.base(slot)
+        behind = own + mmap.PAGESIZE
+        pages = [(0, own, mmap.PROT_READ), (own, behind, mmap.PROT_READ | mmap.PROT_WRITE)]
+        pages.append((behind, len(self._memory), mmap.PROT_READ))
+        for start, end, access in pages:
+            size = min(end, len(self._memory)) - start
+            if size > 0 and mprotect(
+                ctypes.c_void_p(address + start), ctypes.c_size_t(size), access
+            ):
+                raise OSError(ctypes.get_errno(), "mprotect")
 
     def assign(self, slot: int, incarnation: int, generation: int, spawned_ns: int) -> None:
         """Give a free slot to a worker that is about to be forked."""
         base = self.base(slot)
         words = self.words
+        # A free row is nobody's, and what a stray write has left there must not be taken for
+        # the word of this worker.
+        for index in range(base + ECHO, base + SLOT_WORDS):
+            words[index] = 0
         words[base + PID] = 0
         words[base + SPAWNED] = spawned_ns
         words[base + GENERATION] = generation

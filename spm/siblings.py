@@ -12,6 +12,7 @@ connections that no sibling takes go there, and from there to the new server.
 from __future__ import annotations
 
 import array
+import os
 import random
 import resource
 import socket
@@ -96,7 +97,13 @@ class Inboxes:
         """Take one parcel out of the slot's inbox; None when it is empty.
 
         The descriptor is the caller's from now on; -1: the message came without one.
+
+        Raises: OSError if there is no descriptor left to take one with; what is in the
+            inbox stays there.
         """
+        # Then recvmsg would succeed, and the kernel would drop the descriptor that comes: its
+        # client would see an end. So look first whether there is one to be had.
+        os.close(os.dup(self._readers[slot].fileno()))
         # CLOEXEC from the first moment: a program that the application starts in another
         # thread just now must not inherit somebody's connection.
         try:
@@ -110,8 +117,7 @@ class Inboxes:
                 fds = array.array("i")
                 fds.frombytes(content[: len(content) - len(content) % _FD_BYTES])
                 return bytes(self._buffer[:size]), fds[0]
-        # No descriptor: a nudge; or this process was out of descriptors and the kernel
-        # dropped it, and then the rest of the message speaks of nothing any more.
+        # A nudge; or another thread has just taken the last descriptor after all.
         return b"", -1
 
     def nudge(self, slot: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -115,6 +116,8 @@ class Slot:
 
     def ready(self) -> None:
         """Say that this worker serves (again, if it was draining)."""
+        # The heart first: whoever is ready without one is passed over by its siblings.
+        self._row[BEAT] = time.monotonic_ns()
         self._row[STATE] = STATE_READY
 
     def draining(self) -> None:

@@ -465,6 +465,7 @@ class System:
             ours.close()
             self._close_private()
             child.reset_signals()
+            self._scoreboard.protect(None)
             template = Template(
                 theirs,
                 self._boot,

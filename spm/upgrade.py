@@ -188,10 +188,12 @@ class Upgrade:
             if self._system.now_ns() < self._deadline_ns:
                 return False
             self._bridge.close()
+            self._read_relay()
+            self._fleet.sweep_mail()
         lost = self._bridge.lost
         if lost:
             _log.error("%d connections could not be handed over and are closed", lost)
-        else:
+        elif self._handing_over:
             _log.info("process %d has taken everything over; this server ends", self._pid)
         return True
 
@@ -227,6 +229,10 @@ class Upgrade:
         """The new server's process is gone."""
         if self.stage is Stage.LEAVING:
             _log.error("the new server has ended: %s", status or "cause unknown")
+            if self._bridge is not None and self._bridge.is_open:
+                # A process that it has started may hold its end open.
+                self._bridge.close()
+                self._on_gone()
             return
         ended = f"the new server ended: {status or 'cause unknown'}"
         why = self._why or f"{ended}; its log says why"
@@ -292,7 +298,12 @@ class Upgrade:
         """Carry what workers have put into the relay over the bridge."""
         self._gate()
         while self._relay_watched:
-            parcel = self._inboxes.take(self._inboxes.relay)
+            try:
+                parcel = self._inboxes.take(self._inboxes.relay)
+            except OSError as error:  # no descriptor is left: it is safe where it is
+                _log.error("relay: %s", error.strerror)
+                self._watch_relay(wanted=False)
+                return
             if parcel is None:
                 return
             if parcel[1] >= 0:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from .cpu_rules import share_without_core
 from .exit_status import ExitStatus
 from .histogram import BUCKETS, add
 from .observation import WorkerSeen, WorkerState
@@ -21,6 +22,7 @@ from .scoreboard import (
     DRAIN,
     MAX_INCIDENTS,
     NOW,
+    RUN,
     STATE_DRAINING,
     STATE_EXITING,
     STATE_NONE,
@@ -108,6 +110,7 @@ class WorkerHandle:
     template: int
     spawned_ns: int
     row: Row
+    command: int = RUN  # what it was told last; the row's word may have been overwritten
     pid: int = 0
     looked_ns: int = 0
     totals: Totals = field(default_factory=Totals)
@@ -153,10 +156,16 @@ class WorkerHandle:
         stale_before_ns: a ready worker whose last heartbeat is older is wedged.
         threads: how many it may have; bounds what it can claim to have worked.
         """
-        row = scoreboard.row(self.slot)
+        # The manager's words as the manager knows them: the worker could have written there.
+        row = replace(
+            scoreboard.row(self.slot),
+            command=self.command,
+            incarnation=self.incarnation,
+            generation=self.generation,
+        )
         if not row.started:
             # Nobody has written there yet: what stands there is nothing.
-            self.row = replace(self.row, command=row.command)
+            self.row = replace(self.row, command=self.command)
             self.state = self._state(self.row, now_ns, stale_before_ns)
             return
         self.row = row
@@ -192,7 +201,7 @@ class WorkerHandle:
 
     def histogram(self, scoreboard: Scoreboard) -> list[int]:
         """Return the worker's histogram, no bucket fuller than its requests are many."""
-        if not scoreboard.row(self.slot).started:
+        if scoreboard.row(self.slot).echo != self.incarnation:
             return [0] * BUCKETS
         # Between bucket and total a few requests may lie that are being accounted for.
         limit = self.totals.ended + 4096
@@ -211,15 +220,15 @@ class WorkerHandle:
     def measure_run_wait(self, run_wait_ns: int | None, now_ns: int) -> None:
         """Note how long its threads were ready to run and had no core.
 
-        `run_wait` is the share of the time since the last look, at most 1: of its threads
-        one at a time holds the GIL.
+        `run_wait` is the share of the time since the last look. After measure_cpu().
         """
         if run_wait_ns is None:
             return
         elapsed_ns = now_ns - self.run_wait_looked_ns
         if self.run_wait_looked_ns and elapsed_ns > 0:
             # Less than before: threads have ended, and took their share with them.
-            self.run_wait = min(1.0, max(0.0, (run_wait_ns - self.run_wait_ns) / elapsed_ns))
+            waits = max(0.0, (run_wait_ns - self.run_wait_ns) / elapsed_ns)
+            self.run_wait = share_without_core(self.cpu, waits)
         self.run_wait_ns, self.run_wait_looked_ns = run_wait_ns, now_ns
 
     def forget_run_wait(self) -> None:

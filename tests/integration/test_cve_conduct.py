@@ -189,16 +189,15 @@ def test_bad_clients_do_not_flood_the_log(target: Target) -> None:
 
 
 @pytest.mark.parametrize("what", ["pid", "huge"])
-@pytest.mark.parametrize("extent", ["own", "all"])
-def test_what_a_worker_writes_into_shared_memory(serve: Serve, extent: str, what: str) -> None:
+def test_what_a_worker_writes_into_shared_memory(serve: Serve, what: str) -> None:
     # CVE-2019-0211 Apache, CVE-2021-21703 php-fpm: the parent, root, used numbers from there as
     # indices. CVE-2007-3303 and CVE-2007-3304 Apache: it sent signals to pids from there.
-    # tests/unit/spm/test_scoreboard.py and test_manager.py have more of this.
+    # test_hostile_worker.py and tests/property/test_hostile_rows.py have more of this.
     target = Target(serve("fault_wire:app", "--min-workers", "2", "--max-workers", "2", chdir=APPS))
     with subprocess.Popen(["sleep", str(10 * PATIENCE_S)]) as bystander:
         try:
             word = bystander.pid if what == "pid" else 2**64 - 1
-            assert target.ask(get(f"/scribble?{extent},{word}")).status == 200
+            assert target.ask(get(f"/scribble?{word}")).status == 200
             for _ in range(5):
                 assert target.server.status()["total"] == 2  # the manager looks at the numbers
                 assert target.ask(get("/ignore")).status == 200
@@ -212,7 +211,7 @@ def test_what_a_worker_writes_into_shared_memory(serve: Serve, extent: str, what
 
 def test_a_worker_that_writes_over_its_own_row_is_served_on(serve: Serve) -> None:
     target = Target(serve("fault_wire:app", "--max-workers", "1", chdir=APPS))
-    assert target.ask(get(f"/scribble?own,{2**64 - 1}")).status == 200
+    assert target.ask(get(f"/scribble?{2**64 - 1}")).status == 200
     for _ in range(20):
         assert target.ask(get("/ignore")).status == 200
     assert target.server.eventually(lambda s: s["idle"] == 1)["restarts"] == 0

@@ -49,7 +49,7 @@ class Moving:
 
     def arm(self, step: str, action: str, pid: int = 0, count: int = 1) -> None:
         """Say what is to happen at a step."""
-        self._write(step, f"{action} {pid} {count}")
+        (self._steps / step).symlink_to(f"{action} {pid} {count}")
 
     def wait_at(self, step: str) -> int:
         """Wait until a process stands there; return which."""
@@ -60,7 +60,7 @@ class Moving:
     def go_on(self, step: str) -> None:
         """Let the process go on that stands there."""
         (self._steps / step).unlink()
-        self._write(f"{step}.go", "")
+        (self._steps / f"{step}.go").touch()
 
     def reload(self) -> None:
         """Let the old worker leave."""
@@ -92,11 +92,6 @@ class Moving:
         """Close the connections."""
         for connection in self._connections:
             connection.close()
-
-    def _write(self, name: str, text: str) -> None:
-        fresh = self._steps / f"{name}.new"
-        fresh.write_text(text)
-        fresh.rename(self._steps / name)
 
 
 @pytest.fixture
@@ -215,6 +210,50 @@ def test_both_are_killed_and_what_was_on_its_way_arrives(start: Start) -> None:
     assert moving.ask_all() == [new] * 3
 
 
+# -- the template is killed ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["forking", "forked"])
+def test_a_template_that_is_killed_around_a_fork_leaves_no_worker_that_nobody_knows(
+    start: Start, step: str
+) -> None:
+    moving = start()
+    template = moving.server.template()
+    moving.arm(step, "kill", template)
+    os.kill(moving.old, signal.SIGKILL)
+    moving.server.wait_for_log("the template died")
+    answer = moving.server.get("/")
+    assert answer.status == 200
+    status = moving.server.eventually(
+        lambda s: s["total"] == s["idle"] == 1 and s["restarts"] == 1 and s["connections"] == 0
+    )
+    (worker,) = status["workers"]
+    # Manager, template, worker: who was forked and never reported has left.
+    eventually(lambda: len(moving.server.group()) == 3, hint=moving.server.report)
+    assert set(moving.server.group()) == {
+        moving.server.pid,
+        moving.server.template(),
+        worker["pid"],
+    }
+    assert "Traceback" not in moving.server.log()
+
+
+@pytest.mark.parametrize("step", ["forking", "forked"])
+def test_a_template_that_is_killed_in_a_reload_is_succeeded_and_the_reload_goes_on(
+    start: Start, step: str
+) -> None:
+    moving = start()
+    moving.connect(5)
+    # The first of the two templates that comes there is the new one: the old one forks no more.
+    moving.arm(step, "wait")
+    moving.reload()
+    template = moving.wait_at(step)
+    os.kill(template, signal.SIGKILL)
+    moving.go_on(step)
+    new = moving.reloaded()
+    assert moving.ask_all() == [new] * 5
+
+
 # -- somebody hangs -----------------------------------------------------------------------------
 
 
@@ -288,6 +327,23 @@ def test_a_receiver_without_descriptors_loses_nothing(start: Start) -> None:
     resource.prlimit(receiver, resource.RLIMIT_NOFILE, before)
     assert moving.reloaded() == receiver
     assert moving.ask_all() == [receiver] * MANY
+
+
+def test_the_last_descriptor_goes_to_a_new_client_and_no_idle_one_is_closed_for_nobody(
+    start: Start,
+) -> None:
+    moving = start()
+    moving.connect(MANY)
+    before = resource.prlimit(moving.old, resource.RLIMIT_NOFILE)
+    taken = {int(name) for name in os.listdir(f"/proc/{moving.old}/fd")}
+    room = min(set(range(len(taken) + 1)) - taken) + 1
+    resource.prlimit(moving.old, resource.RLIMIT_NOFILE, (room, before[1]))
+    # After it has let this one in it looks for another. There is none to make room for.
+    with RawClient(moving.server) as client:
+        assert client.get("/").status == 200
+        assert moving.ask_all() == [moving.old] * MANY
+        resource.prlimit(moving.old, resource.RLIMIT_NOFILE, before)
+    assert moving.server.status()["incidents"]["idle_closed"] == 0
 
 
 # -- what a connection may be in the middle of ---------------------------------------------------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -118,3 +121,35 @@ def test_the_readout_says_what_was_decided_and_why(serve: Serve) -> None:
     assert decisions[-1]["why"] in table.stdout
     log = server.log()
     assert all(f"{d['what']}: {d['why']}" in log for d in decisions)
+
+
+def test_workers_that_would_take_more_memory_than_there_may_be_do_not_come(serve: Serve) -> None:
+    # Less than any worker takes: beyond the minimum none may come, whatever waits.
+    limits = ("--min-workers", "1", "--max-workers", "4", "--max-threads", "2")
+    server = serve("app:app", *limits, "--memory-limit", "1m")
+    with KeepAliveClients(server.address, CLIENTS, "/sleep?ms=50", pause_s=0.0) as clients:
+        for _ in range(8):
+            clients.wait_for(20)
+            assert server.status()["total"] == 1
+    assert clients.failures == []
+    assert clients.closings == []
+
+
+def test_workers_that_are_killed_meanwhile_are_replaced_and_the_others_have_their_turn(
+    serve: Serve,
+) -> None:
+    server = serve("app:app", *FEW, "--max-requests", "50")
+    with KeepAliveClients(server.address, CLIENTS, pause_s=0.01) as clients:
+        for _ in range(5):
+            clients.wait_for(150)
+            victim = server.workers()[0]
+            with contextlib.suppress(ProcessLookupError):  # it has left already
+                os.kill(victim, signal.SIGKILL)
+            eventually(lambda: victim not in server.workers(), hint=server.report)  # noqa: B023
+        clients.wait_for(20 * CLIENTS)  # each has noticed by now what the last one took with it
+        lost = len(clients.failures) + len(clients.closings)
+        seen = len(clients.workers)
+        eventually(lambda: len(clients.workers) >= seen + 4, hint=clients.report)
+        assert len(clients.failures) + len(clients.closings) == lost, clients.report()
+    status = server.eventually(lambda s: s["total"] == s["idle"] == 2)
+    assert status["restarts"] <= 5

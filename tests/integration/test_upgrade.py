@@ -39,6 +39,8 @@ def app(environ, start_response):
         with open(f"{directory}/{{name}}") as hold:
             hold.read()
     body = environ["wsgi.input"].read() + b"version {version}"
+    if environ["PATH_INFO"] == "/big":
+        body = body * 1_000_000
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
 """
@@ -180,7 +182,12 @@ def read_answer(sock: socket.socket) -> str:
     assert b"connection: close" not in head.lower()
     match = re.search(rb"\r\ncontent-length: (\d+)\r\n", head, re.IGNORECASE)
     assert match, head
-    return sock.recv(int(match[1]), socket.MSG_WAITALL).decode()
+    body = bytearray()
+    while len(body) < int(match[1]):
+        received = sock.recv(int(match[1]) - len(body))
+        assert received, f"closed after {len(body)} bytes of {match[1]!r}"
+        body += received
+    return body.decode()
 
 
 def idle_connection(server: Lineage) -> http.client.HTTPConnection:
@@ -256,6 +263,18 @@ def test_a_body_half_sent_finishes_where_it_began(server: Lineage) -> None:
         new = server.upgrade()
         sock.sendall(b"56789")
         assert read_answer(sock) == "0123456789version 1"
+        sock.sendall(REQUEST)
+        assert read_answer(sock) == "version 2"
+        eventually(lambda: server.is_alone(new), hint=server.report)
+
+
+def test_a_response_that_is_being_taken_is_taken_whole(server: Lineage) -> None:
+    with server.connect() as sock:
+        sock.sendall(REQUEST.replace(b"/ ", b"/big ", 1))
+        assert sock.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
+        server.write(2)
+        new = server.upgrade()
+        assert read_answer(sock) == "version 1" * 1_000_000
         sock.sendall(REQUEST)
         assert read_answer(sock) == "version 2"
         eventually(lambda: server.is_alone(new), hint=server.report)

@@ -42,7 +42,6 @@ GRACE_S = 5
 WORN_AT = 2  # threads written off
 # Where rubbish does most, and what does most there; INCARNATION: what is read there just now.
 PLACES = (ECHO, STATE, BEAT, WAITING, BEGUN, ENDED_INLINE, WRITTEN_OFF, HISTOGRAM, INCIDENTS)
-NOT_YET = ((STATE, 2), (STATE, 3))
 RUBBISH = (0, 1, 2, 3, 4, 1 << 20, 1 << 40, 1 << 63, (1 << 64) - 1)
 
 
@@ -157,7 +156,7 @@ class ManagerMachine(RuleBasedStateMachine):
     def scribble(self, index: int, place: int, word: int) -> None:
         """A stray write of an application into its worker's row."""
         worker = self.pick(index)
-        if worker is not None and (place, word) not in NOT_YET:
+        if worker is not None:
             board = self.system.scoreboard
             board.words[board.base(worker.index) + place] = word
             self.scribblers.add(worker.incarnation)

@@ -362,6 +362,31 @@ def test_a_worn_worker_is_replaced_although_there_are_as_many_as_there_may_be() 
     assert decide(Observation(workers=(worn(0),)), policy, 1000.0).spawn == 1
 
 
+def test_what_the_hold_keeps_is_replaced_before_a_worn_worker_leaves() -> None:
+    memory = Memory(peaks=((999.0, 2),), hold_s=8.0)
+    crew = (worn(0), WorkerSeen(1, WorkerState.READY))
+    actions = decide(Observation(workers=crew, memory=memory), POLICY, 1000.0)
+    assert (actions.spawn, actions.retire) == (1, ())
+    assert actions.why == "in place of slot 0: threads that are stuck"
+    crew += (WorkerSeen(2, WorkerState.READY),)
+    actions = decide(Observation(workers=crew, memory=actions.memory), POLICY, 1000.1)
+    assert (actions.spawn, actions.retire) == (0, (0,))
+
+
+def test_what_nobody_has_needed_for_a_while_is_not_replaced() -> None:
+    memory = Memory(peaks=((980.0, 2),), hold_s=8.0)
+    crew = (worn(0), WorkerSeen(1, WorkerState.READY))
+    assert decide(Observation(workers=crew, memory=memory), POLICY, 1000.0).retire == (0,)
+
+
+def test_a_replacement_soon_after_a_retirement_is_no_regret() -> None:
+    memory = Memory(peaks=((999.0, 2),), hold_s=8.0, retired_s=999.0)
+    crew = (worn(0), WorkerSeen(1, WorkerState.READY))
+    actions = decide(Observation(workers=crew, memory=memory), POLICY, 1000.0)
+    assert actions.spawn == 1
+    assert actions.memory.hold_s == 8.0
+
+
 def test_worn_workers_leave_one_after_the_other() -> None:
     ready = [WorkerSeen(slot, WorkerState.READY) for slot in range(3, 6)]
     policy = replace(POLICY, min_workers=3)

@@ -1,12 +1,13 @@
 """An application that makes the server's own steps stop, or kill their process, on demand.
 
-A file in the directory STEPS, named like a step, says what is to happen there:
+A symbolic link in the directory STEPS, named like a step, says what is to happen there (to
+read it takes no descriptor, of which there may be none):
 
     kill PID COUNT    the process dies by SIGKILL when it comes there with the COUNTth connection
     wait PID COUNT    it stands there until STEPS/<step>.go is there; STEPS/<step>.at says
                       which process it is
 
-PID 0 is whoever comes first. Without such a file nothing happens but a look for it.
+PID 0 is whoever comes first. Without such a link nothing happens but a look for it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from httpcore_srv.door import Door
 from httpcore_srv.event_loop import EventLoop
 from httpcore_srv.server import HTTPServer
 from httpcore_srv.stream import Stream
+from spm.pidfd import PidFD
 from spm.siblings import Inboxes, Siblings
 from spm.slot import Slot
+from spm.template import Template
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -43,10 +46,10 @@ sent = 0  # connections that this process has given away
 def at(step: str) -> None:
     """Do what the test wants to happen here."""
     path = os.path.join(STEPS, step)
-    if not os.path.exists(path):  # which needs no descriptor; there may be none
+    try:
+        action, pid, count = os.readlink(path).split()
+    except FileNotFoundError:
         return
-    with open(path) as file:
-        action, pid, count = file.read().split()
     # An attempt may fail and be made again, so what is counted are those that did not.
     connection = sent if step == "sent" else sent + 1
     if int(pid) not in (0, os.getpid()) or connection < int(count):
@@ -103,6 +106,9 @@ patch(EventLoop, "close", before="closing")
 # Of the receiver:
 patch(Siblings, "receive", before="receiving", after="received")
 patch(HTTPServer, "adopt", after="adopted", only=whatever)
+# Of the template:
+patch(Template, "_fork", before="forking")
+patch(PidFD, "__init__", after="forked", only=whatever)  # before the manager is told
 
 
 def limit_descriptors_on_their_way() -> None:

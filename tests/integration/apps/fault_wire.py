@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 OK = "200 OK"
 TEXT = [("Content-Type", "text/plain")]
-MAGIC = int.from_bytes(b"SMARTSPM", "little")  # the first word of the scoreboard
-HEADER_WORDS = 32
-SLOT_WORDS = 144
-WORKER_WORDS = 8  # from here on a row is its worker's
+PID_WORD = 2  # of a row of the scoreboard
+WORKER_WORDS = 8  # from here on it is its worker's ...
+ROW_WORDS = 160  # ... up to here
 
 seen: list[str] = []  # method and target of each request
 
@@ -54,7 +53,7 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
     elif path == "/fail":
         raise ValueError(text)
     elif path == "/scribble":
-        scribble(text)
+        scribble(int(text))
     elif path != "/ignore":
         return answer(start_response, described(environ))
     return answer(start_response, None)
@@ -80,28 +79,22 @@ def stream(start_response: StartResponse) -> Iterator[bytes]:
         yield b"x" * 65536
 
 
-def scribble(what: str) -> None:
-    """Write a number over the scoreboard: over this worker's own words, or over all of it.
+def scribble(word: int) -> None:
+    """Write a number over this worker's own words of the scoreboard.
 
-    what: `own` or `all`, a comma, the number.
+    That is all it can reach: the rest is read-only here.
     """
-    extent, number = what.split(",")
-    for words in scoreboards():
-        for base in range(HEADER_WORDS, len(words), SLOT_WORDS):
-            if words[base + 2] == os.getpid() and extent == "own":
-                words[base + WORKER_WORDS : base + SLOT_WORDS] = [int(number)] * (
-                    SLOT_WORDS - WORKER_WORDS
-                )
-        if extent == "all":
-            words[:] = [int(number)] * len(words)
+    rows = list(own_rows())
+    assert len(rows) == 1, rows
+    rows[0][WORKER_WORDS:ROW_WORDS] = [word] * (ROW_WORDS - WORKER_WORDS)
 
 
-def scoreboards() -> Iterator[Any]:
-    """Find the shared table in this process's memory."""
+def own_rows() -> Iterator[Any]:
+    """Find this worker's row in its memory: a shared page that can be written to."""
     with open("/proc/self/maps") as maps:
         shared = [line for line in maps if re.search(r" rw-s .*/dev/zero", line)]
     for line in shared:
         begin, end = (int(address, 16) for address in line.split()[0].split("-"))
         words = (ctypes.c_uint64 * ((end - begin) // 8)).from_address(begin)
-        if words[0] == MAGIC:
+        if words[PID_WORD] == os.getpid():
             yield words

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import elastic, elastic_report
+from benchmarks.elastic_fit import per_second, rate
 from benchmarks.elastic_imbalance import Imbalance, judge_imbalance
 from benchmarks.elastic_load import Answered, Seen
 from benchmarks.elastic_series import (
@@ -28,6 +29,7 @@ from benchmarks.elastic_series import (
     staying,
     windows,
 )
+from benchmarks.elastic_server import Moment
 from benchmarks.elastic_verdict import Check, Outcome, all_hold, judge
 
 S = 1_000_000_000
@@ -112,7 +114,7 @@ def test_a_worker_that_leaves_is_counted_once() -> None:
     assert changes(seen).count == 1
 
 
-def test_replaced_when_as_many_are_ready_without_the_killed_one() -> None:
+def test_replaced_when_all_are_ready_again_without_the_killed_one() -> None:
     both = {1: "Busy", 2: "Idle"}
     seen = [
         Look(0, 2, 2, workers=both),
@@ -120,9 +122,9 @@ def test_replaced_when_as_many_are_ready_without_the_killed_one() -> None:
         Look(3 * S, 2, 1, workers={1: "Busy", 3: "Starting"}),
         Look(4 * S, 2, 2, workers={1: "Busy", 3: "Idle"}),
     ]
-    assert seconds_until_replaced(seen, 1 * S, pid=2) == 3.0
-    assert seconds_until_replaced(seen[:3], 1 * S, pid=2) == NEVER
-    assert seconds_until_replaced([], 1 * S, pid=2) == NEVER
+    assert seconds_until_replaced(seen, 1 * S, 2, needed=2) == 3.0
+    assert seconds_until_replaced(seen[:3], 1 * S, 2, needed=2) == NEVER
+    assert seconds_until_replaced([], 1 * S, 2, needed=2) == NEVER
 
 
 def test_those_that_serve_can_be_killed() -> None:
@@ -288,6 +290,26 @@ def test_unknown_scenarios_are_refused() -> None:
     ended = CliRunner().invoke(elastic.main, ["bursts"])
     assert ended.exit_code == 2
     assert "'bursts' is not one of" in ended.output
+
+
+# -- throughput -----------------------------------------------------------------------------
+
+
+def moment(second: float, total: int, requests: int) -> Moment:
+    names = ("ready", "starting", "kill_pending", "threads", "busy_threads", "connections")
+    zeros = dict.fromkeys(names, 0)
+    return Moment(int(second * S), total, requests=requests, workers={}, **zeros)
+
+
+def test_the_rate_is_what_the_server_counted_between_first_and_last_look() -> None:
+    seen = [moment(1, 1, 100), moment(2, 3, 900), moment(3, 3, 500)]
+    assert rate(seen) == 200
+
+
+def test_workers_are_shown_second_by_second() -> None:
+    seen = [moment(second / 4, total, 0) for second, total in enumerate((1, 2, 2, 2, 3, 9, 3, 3))]
+    assert per_second(seen) == "1 3"
+    assert per_second([]) == ""
 
 
 # -- imbalance ------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from benchmarks.elastic_load import Load
 from benchmarks.elastic_quiet import wake_ups
 from benchmarks.elastic_server import Moment, Shape, ours
 from benchmarks.hostile import get
+from benchmarks.load import parse_wrk
 from tests.unit.benchmarks.local_server import Handler, answering, read_head, served
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX-Worker: 42\r\n\r\ndone"
@@ -209,6 +210,18 @@ def test_nothing_is_opened_again_after_reopens_is_cleared() -> None:
         load.run_for(BOUND_S, lambda: bool(kept[0].seen.closed_politely))
         load.run_for(0.1)
     assert len(opened) == 1
+
+
+def test_latencies_of_seconds_are_read_from_wrk() -> None:
+    # wrk pads the unit to two characters.
+    text = """  Latency Distribution
+     50%  149.16ms
+     99%    1.43s 
+  837 requests in 5.11s, 116.07KB read
+Requests/sec:    163.85
+"""  # noqa: W291
+    measured = parse_wrk(text)
+    assert (measured.p50_us, measured.p99_us) == (149_160, 1_430_000)
 
 
 # -- application and server -----------------------------------------------------------------

@@ -50,9 +50,11 @@ def test_a_failing_after_fork_says_which_and_where(function: object, kind: str) 
     assert caught.value.exit_status is None
 
 
-def test_a_failing_before_exit_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_before_exit_is_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.ERROR, "smart_http")
-    logging.getLogger("smart_http").propagate = True
+    monkeypatch.setattr(logging.getLogger("smart_http"), "propagate", True)
     Hooks(before_exit=Hook("--before-exit x:b", broken)).end()
     (record,) = caplog.records
     assert record.getMessage().startswith("--before-exit x:b raised LookupError\n")

@@ -128,6 +128,10 @@ EVERY_OPTION = [
     ("min-threads", "2", "min_threads", 2),
     ("max-threads", "99", "max_threads", 99),
     ("max-streams", "0", "max_streams", 0),
+    ("max-requests", "1000", "max_requests", 1000),
+    ("max-age", "3600", "max_age_s", 3600.0),
+    ("max-worker-memory", "256m", "max_worker_memory_bytes", 256 << 20),
+    ("memory-limit", "2g", "memory_limit_bytes", 2 << 30),
     ("keep-alive", "0", "keep_alive_s", 0.0),
     ("header-timeout", "2.5", "header_timeout_s", 2.5),
     ("body-timeout", "7", "body_timeout_s", 7.0),
@@ -167,6 +171,7 @@ SWITCHES = [
 def test_the_examples_above_leave_no_option_out() -> None:
     named = {case[0] for case in EVERY_OPTION} | {case[0] for case in SWITCHES} | {"lode"}
     named |= {"reload-include"}  # not without --reload: test_watch
+    named |= {"max-requests-jitter"}  # not without --max-requests: test_recycling_options
     assert named == {spec.name for spec in OPTIONS}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ import pytest
 from spm.balance import FULL, GAP, Balance, Shift, plan_shift
 from spm.observation import Observation, WorkerSeen, WorkerState
 from spm.scoreboard import SHIFT, Scoreboard, unpack_shift
+from spm.siblings import Inboxes, Siblings
 from spm.slot import Slot
 from tests.fakes.server import FakeServer, serving
-from tests.fakes.system import FakeWorker
+from tests.fakes.system import NS, FakeWorker, publish
 
 
 def ready(slot: int, cpu: float, connections: int = 8, **fields: Any) -> WorkerSeen:
@@ -223,6 +226,74 @@ def test_the_serial_number_goes_round_without_touching_what_is_beside_it(
     before = board.words.tolist()
     board.shift(2, 1, 0.5)
     assert [i for i, word in enumerate(board.words.tolist()) if word != before[i]] == [index]
+
+
+# --- the sibling that was named ----------------------------------------------------------------
+
+
+class Crew:
+    """Four ready workers; what goes out of slot 0 is seen by the inboxes."""
+
+    def __init__(self) -> None:
+        self.board = Scoreboard(4, 2)
+        self.inboxes = Inboxes(4)
+        self.slots = []
+        for index in range(4):
+            self.board.assign(index, 10 + index, 1, 0)
+            slot = Slot(self.board, index, 10 + index)
+            slot.started()
+            slot.ready()
+            publish(slot, NS, connections=1)
+            self.slots.append(slot)
+
+    def send(self, target: int, *, only_free: bool = True) -> list[int]:
+        """Send something from slot 0; return in which inboxes it is."""
+        siblings = Siblings(self.inboxes, self.board, 0, clock=lambda: NS)
+        with open(os.devnull, "rb") as file:
+            sent = siblings.send(b"x", file.fileno(), only_free=only_free, target=target)
+        got = []
+        for index in (*range(4), self.inboxes.relay):
+            while (parcel := self.inboxes.take(index)) is not None:
+                os.close(parcel[1])
+                got.append(index)
+        assert sent == bool(got)
+        return got
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    crew = Crew()
+    yield crew
+    crew.inboxes.close()
+
+
+@pytest.mark.parametrize("target", [1, 2, 3])
+def test_what_is_for_one_sibling_goes_to_it_although_others_would_suit_better(
+    crew: Crew, target: int
+) -> None:
+    publish(crew.slots[target], NS, busy=1, connections=500)
+    for _ in range(5):
+        assert crew.send(target) == [target]
+
+
+def test_what_the_named_sibling_cannot_take_goes_to_nobody(crew: Crew) -> None:
+    publish(crew.slots[1], NS, busy=2)
+    assert crew.send(1) == []
+    crew.slots[2].draining()
+    assert crew.send(2) == []
+    assert crew.send(0) == [], "oneself"
+    assert crew.send(77) == [], "nobody"
+    assert crew.send(3) == [3]
+
+
+def test_it_does_not_go_to_another_server_either(crew: Crew) -> None:
+    crew.board.set_relay(is_open=True)
+    crew.slots[1].draining()
+    assert crew.send(1) == []
+    for slot in crew.slots:
+        slot.draining()
+    assert crew.send(1) == []
+    assert crew.send(-1) == [crew.inboxes.relay]
 
 
 # --- the manager ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -121,6 +122,28 @@ def test_more_than_fits_waits_and_comes_in_order(pair: Pair) -> None:
     pair.until(lambda: pair.new.news)
     assert [int(message[:6]) for message, _ in pair.new.parcels] == list(range(sent))
     assert pair.old.bridge.queued == pair.old.bridge.lost == 0
+
+
+def test_too_many_descriptors_on_their_way_are_tried_again_at_the_next_tick(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def refuse(*arguments: object) -> int:
+        nonlocal tries
+        tries += 1
+        raise OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")
+
+    fd, client = a_connection()
+    with monkeypatch.context() as patched:
+        patched.setattr("spm.bridge.socket.send_fds", refuse)
+        pair.old.bridge.carry(b"x", fd)
+        for _ in range(10):
+            pair.old.system.wait(0.001)
+        assert tries == 1  # epoll says that there is room, and would say so over and over
+    pair.old.bridge.flush()
+    pair.until(lambda: pair.new.parcels)
+    client.close()
 
 
 def test_while_paused_nothing_is_taken_and_nothing_is_lost(pair: Pair) -> None:

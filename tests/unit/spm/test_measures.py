@@ -362,11 +362,12 @@ def test_memory_for_the_readout_is_read_afresh_after_two_seconds(rig: Rig) -> No
     assert rig.measures.memory_of(0, now_ns) == {}
 
 
-def test_a_memory_limit_keeps_the_workers_few() -> None:
+@pytest.mark.parametrize("after_s", [0.1, 6])
+def test_a_memory_limit_keeps_the_workers_few(after_s: float) -> None:
     # PSS of 10 MB each: three fit in.
     limits = {"max_workers": 8, "max_threads": 1, "memory_limit_bytes": 35 << 20}
     with serving(**limits) as server:
-        server.run(6)
+        server.run(after_s)
         for worker in server.ready():
             worker.begin(1)
         server.queue = 50

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from spm.scoreboard import DRAIN, Scoreboard
+from spm.scoreboard import DRAIN, GENERATION, Scoreboard
 from spm.siblings import MAX_MESSAGE_BYTES, Inboxes, Siblings
 from spm.slot import Slot
 from tests.fakes.system import publish
@@ -151,7 +151,7 @@ def test_nothing_is_sent_to_oneself(crew: Crew) -> None:
 
 def test_a_newer_generation_may_get_it(crew: Crew) -> None:
     crew.only(1)
-    crew.board.assign(1, 11, 2, 0)
+    crew.board.words[crew.board.base(1) + GENERATION] = 2
     assert crew.send() == 1
 
 

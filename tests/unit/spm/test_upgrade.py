@@ -286,6 +286,25 @@ def test_without_the_new_one_the_rest_is_stopped_politely(
         client.close()
 
 
+def test_a_process_of_the_new_one_that_holds_the_bridge_hides_its_end_from_nobody() -> None:
+    with upgrading() as old:
+        (worker,) = old.server.ready()
+        hold(worker)
+        old.ask()
+        old.serve()
+        child = old.new.bridge.dup()
+        old.server.system.end_successor(ExitStatus(signal=9))
+        old.server.run(1)
+        text, fd, client = parcel()
+        assert not worker.siblings.send(text, fd, only_free=False)
+        os.close(fd)
+        worker.end()
+        old.server.run(1)
+        assert old.server.over
+        client.close()
+        child.close()
+
+
 def test_what_was_on_its_way_then_is_counted(spoken: pytest.LogCaptureFixture) -> None:
     with upgrading() as old:
         (worker,) = old.server.ready()

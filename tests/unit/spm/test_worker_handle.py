@@ -129,7 +129,7 @@ def test_a_ready_worker_without_heartbeat_is_wedged_until_it_beats_again(
 
 
 def test_a_command_to_drain_makes_it_draining_whatever_it_says(watched: Watched) -> None:
-    watched.board.command(0, DRAIN)
+    watched.handle.command = DRAIN
     assert watched.look() is WorkerState.DRAINING
     watched.slot.started()
     watched.slot.ready()
