@@ -41,7 +41,7 @@ Posted = Callable[[], bool]
 """A call that another thread wants made by the leader. True as for `Handler`."""
 
 MAX_EVENTS: Final = 256  # a batch; at 10 us each a batch lasts 2.5 ms, so timers stay exact
-MAX_WAIT_S: Final = 1.0  # the heartbeat: an idle worker wakes this often and no more
+MAX_WAIT_S: Final = 1.2  # the heartbeat: an idle worker wakes this often and no more
 
 
 class EventLoop:

@@ -1,7 +1,7 @@
 """Watchdog: writes the stacks of all threads of a worker whose loop has gone silent.
 
     beat ... beat ... beat ........ (silence) ........ stacks, in the log ... the manager's SIGKILL
-      '-- re-armed, at most every timeout/8 --'  '-- 6/8 to 7/8 of the timeout --'
+      '-- re-armed, every 3/8 of the timeout -'  '-- 4/8 to 7/8 of the timeout --'
 
 The loop may be silent because C code of the application keeps the GIL; then no Python code
 runs in this process any more, neither ours nor a signal handler. `faulthandler` waits in a
@@ -26,7 +26,7 @@ log = logging.getLogger("smart_http.worker")
 
 # Of the timeout. Together less than one, so that the stacks are there before the manager,
 # which counts from the last beat, loses its patience.
-_PAUSE: Final = 1 / 8
+_PAUSE: Final = 3 / 8
 _ALARM: Final = 7 / 8
 
 

@@ -18,6 +18,7 @@ by the worker that the manager put here?"); the worker writes the echo last.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from dataclasses import dataclass
 from typing import Final
@@ -175,9 +176,7 @@ class Scoreboard:
         In a template and in a worker, before the application has a chance: a stray write
         of it can then harm nobody but the process that it runs in, which it ends.
         """
-        # Here, for the manager has no need of it. The standard library has no mprotect.
-        import ctypes
-
+        # The standard library has no mprotect.
         mprotect = ctypes.CDLL(None, use_errno=True).mprotect
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         own = len(self._memory) if slot is None else 8 * self.base(slot)

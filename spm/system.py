@@ -12,7 +12,6 @@ keep other workers' lifelines open, and end-of-file would never come.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from . import child, machine, process_facts
+from . import child, heap, machine, process_facts
 from .events import (
     Event,
     ForkFailed,
@@ -176,10 +175,7 @@ class System:
         """
         ours, theirs = control_pair()
         child.flush_stdio()
-        # A template's collector writes to whatever it looks at, and each page that it writes
-        # to is no longer shared with us. What is frozen it does not look at.
-        gc.collect()
-        gc.freeze()
+        heap.settle()
         try:
             with child.signals_held():
                 pid = os.fork()

@@ -16,7 +16,6 @@ dead: the template ends. Its workers do not depend on it.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ import socket
 import threading
 from typing import Any, Final, NoReturn
 
-from . import child
+from . import child, heap
 from .lifeline import Lifeline
 from .passing import receive
 from .pidfd import PidFD
@@ -104,10 +103,7 @@ class Template:
         return True
 
     def _serve(self) -> None:
-        # What exists now is shared with every worker until somebody writes to it; the
-        # collector would write to all of it. Frozen objects are left alone.
-        gc.collect()
-        gc.freeze()
+        heap.settle()
         control_fd = self._control.fileno()
         self._epoll.register(control_fd, select.EPOLLIN)
         self._tell({"news": "ready"})

@@ -148,10 +148,11 @@ class Talk:
 
     def _requests(self) -> list[tuple[str, bytes, bytes]]:
         """Return what is sent at once: identity, bytes and body of each request."""
-        kind = self._chance.choices(
-            ("now", "sleep", "post", "pipelined", "stream"), (4, 6, 2, 2, 1)
-        )
-        match kind[0]:
+        kinds = {"now": 8, "sleep": 12, "long": 1, "post": 4, "pipelined": 4, "stream": 2}
+        (kind,) = self._chance.choices(list(kinds), list(kinds.values()))
+        match kind:
+            case "long":  # whoever leaves meanwhile takes so long for it, and may be taken back
+                return [self._request(f"/sleep/{self._chance.randrange(200, 600)}")]
             case "sleep":
                 return [self._request(f"/sleep/{self._chance.randrange(5, 60)}")]
             case "post":

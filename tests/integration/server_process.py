@@ -133,13 +133,18 @@ class ServerProcess:
         self._binds: list[str] = []
         self.killed = False
 
+    @property
+    def program(self) -> Path:
+        """What is started."""
+        return MAIN
+
     # --- its life -------------------------------------------------------------------
 
     def launch(self) -> ServerProcess:
         """Start the process without waiting for anything."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(MAIN), *self.arguments],
+                [sys.executable, str(self.program), *self.arguments],
                 cwd=self._chdir,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,

@@ -32,7 +32,7 @@ import pytest
 from tests.integration.chaos_clients import Clients, Kill
 from tests.integration.server_process import APPS, ServerProcess, eventually
 
-SECONDS: Final = 9.0
+SECONDS: Final = 12.0
 MIN_WORKERS: Final = 2
 MAX_WORKERS: Final = 4
 THREADS: Final = 2
@@ -82,15 +82,16 @@ class Chaos:
         self._stopped: dict[int, float] = {}  # process -> when it goes on
         self._reloads_broken = False
         self._acts: dict[Callable[[], None], int] = {
-            self._kill_worker: 5,
+            self._kill_worker: 4,
             self._kill_template: 1,
             self._stop_worker: 3,
             self._stop_template: 1,
             self._stop_manager: 1,
-            self._reload: 3,
+            self._reload: 2,
             self._break_and_reload: 1,
-            self._rise: 3,
-            self._fall: 4,
+            self._rise: 5,
+            self._fall: 5,
+            self._breathe: 4,
         }
 
     def run(self, seconds: float) -> None:
@@ -186,6 +187,12 @@ class Chaos:
 
     def _fall(self) -> None:
         self._clients.active = self._chance.randrange(1, CALM_CLIENTS + 1)
+
+    def _breathe(self) -> None:
+        """Few for as long as it takes to retire workers, then all, while these still leave."""
+        self._fall()
+        self._wait(self._chance.uniform(0.6, 1.0))
+        self._rise()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,9 +304,10 @@ def run_chaos(
     finally:
         chaos.make_peace()
         clients.finish()
-    assert clients.wrong == []
+    assert clients.wrong == [], clients.wrong
     begun = journal_of(journal)
-    assert list(unexplained(clients, chaos, begun)) == []
+    strange = list(unexplained(clients, chaos, begun))
+    assert strange == [], "\n".join(strange)
     if not chaos.template_kills:
         # A worker whose template was killed before it could report it has to leave.
         assert clients.announced == 0
@@ -313,10 +321,21 @@ def run_chaos(
     assert after.manager_uss <= before.manager_uss + MEMORY_TOLERANCE
     answer = json.loads(server.get("/now?last").body)
     assert answer["version"] == source.version
+    log = server.log()
+    steps = {word: log.count(f"info: {word} ") for word in ("spawn", "retire", "take back")}
     return (
-        f"{len(clients.answered)} answers, {len(clients.losses)} losses, "
+        f"{len(clients.answered)} answers, {len(clients.losses)} losses, {steps}, "
         f"{len(chaos.kills)} workers killed, generation {status['generation']}, {dict(chaos.done)}"
     )
+
+
+class RestlessServer(ServerProcess):
+    """One that forgets soon what it needed: workers leave, and are taken back, all the time."""
+
+    @property
+    def program(self) -> Path:
+        """Return what is started."""
+        return APPS / "restless.py"
 
 
 def chaotic(directory: Path, *options: str) -> tuple[ServerProcess, Source, Path]:
@@ -327,7 +346,7 @@ def chaotic(directory: Path, *options: str) -> tuple[ServerProcess, Source, Path
     limits += ("--max-threads", str(THREADS))
     limits += ("--max-requests", "200", "--max-requests-jitter", "200")
     environ = {"JOURNAL": str(journal), "PYTHONPATH": str(APPS)}
-    server = ServerProcess(
+    server = RestlessServer(
         directory / "server", ("changing:app", *limits, *options), chdir=directory, environ=environ
     )
     return server, source, journal

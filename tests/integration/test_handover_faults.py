@@ -178,9 +178,8 @@ def test_a_receiver_that_is_killed_takes_with_it_only_what_it_has_taken(
 ) -> None:
     moving = start()
     moving.connect(5)
-    # The one who stands there first is the receiver of the first connection.
     moving.arm("sent", "wait", moving.old, 5)
-    moving.arm(step, "wait")
+    moving.arm(step, "wait", -moving.old)
     moving.reload()
     receiver = moving.wait_at(step)
     moving.wait_at("sent")
@@ -198,7 +197,7 @@ def test_both_are_killed_and_what_was_on_its_way_arrives(start: Start) -> None:
     moving = start()
     moving.connect(5)
     moving.arm("sent", "wait", moving.old, 3)
-    moving.arm("receiving", "wait")
+    moving.arm("receiving", "wait", -moving.old)
     moving.reload()
     receiver = moving.wait_at("receiving")
     moving.wait_at("sent")
@@ -281,7 +280,7 @@ def test_a_sender_that_hangs_does_not_hold_the_reload_up(
 def test_what_does_not_fit_into_an_inbox_stays_where_it_is_and_goes_later(start: Start) -> None:
     moving = start(INBOX_BYTES="4608")
     moving.connect(MANY)
-    moving.arm("receiving", "wait")
+    moving.arm("receiving", "wait", -moving.old)
     moving.reload()
     moving.wait_at("receiving")
     # The new worker reads nothing. Some lie in its inbox, the others are served as before.
@@ -298,7 +297,7 @@ def test_descriptors_that_may_not_be_on_their_way_stay_where_they_are_and_go_lat
 ) -> None:
     moving = start(FEW_ON_THEIR_WAY="1")
     moving.connect(MANY)
-    moving.arm("receiving", "wait")
+    moving.arm("receiving", "wait", -moving.old)
     before = resource.prlimit(moving.old, resource.RLIMIT_NOFILE)
     resource.prlimit(moving.old, resource.RLIMIT_NOFILE, (MANY // 3, before[1]))
     moving.reload()
@@ -313,7 +312,7 @@ def test_descriptors_that_may_not_be_on_their_way_stay_where_they_are_and_go_lat
 def test_a_receiver_without_descriptors_loses_nothing(start: Start) -> None:
     moving = start()
     moving.connect(MANY)
-    moving.arm("receiving", "wait")
+    moving.arm("receiving", "wait", -moving.old)
     moving.arm("looked", "wait", moving.old)
     moving.reload()
     receiver = moving.wait_at("receiving")

@@ -60,8 +60,12 @@ class ManagerMachine(RuleBasedStateMachine):
         self.begun = 0
         self.serving = False  # whether a healthy worker was ready before this step
 
-    @initialize(low=st.integers(1, MAX_WORKERS), threads=st.integers(1, 3))
-    def start(self, low: int, threads: int) -> None:
+    @initialize(
+        low=st.integers(1, MAX_WORKERS),
+        threads=st.integers(1, 3),
+        max_requests=st.sampled_from([0, 3]),
+    )
+    def start(self, low: int, threads: int, max_requests: int) -> None:
         self.server = FakeServer(
             Path(self.directory.name),
             min_workers=low,
@@ -72,6 +76,7 @@ class ManagerMachine(RuleBasedStateMachine):
             wedged_kill_s=20,
             incidents=("first", "second"),
             written_off_limit=WORN_AT,
+            max_requests=max_requests,
         )
         self.system.during_wait = self.answer_nudges
         assert self.server.spm.start()
@@ -256,7 +261,8 @@ class ManagerMachine(RuleBasedStateMachine):
         spared = {s for s, number in incarnations.items() if number in extra}
         for generation in {g for c, g in commands.values() if c == RUN}:
             running = {s for s, (c, g) in commands.items() if c == RUN and g == generation}
-            assert len(running - spared) <= MAX_WORKERS
+            # One at a time that has had its requests, until its replacement is ready.
+            assert len(running - spared) <= MAX_WORKERS + bool(self.server.settings.max_requests)
 
     @precondition(lambda self: hasattr(self, "server"))
     @invariant()

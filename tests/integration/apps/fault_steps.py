@@ -7,7 +7,8 @@ read it takes no descriptor, of which there may be none):
     wait PID COUNT    it stands there until STEPS/<step>.go is there; STEPS/<step>.at says
                       which process it is
 
-PID 0 is whoever comes first. Without such a link nothing happens but a look for it.
+PID 0 is whoever comes first, -PID anybody but that one. Without such a link nothing happens
+but a look for it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def at(step: str) -> None:
         return
     # An attempt may fail and be made again, so what is counted are those that did not.
     connection = sent if step == "sent" else sent + 1
-    if int(pid) not in (0, os.getpid()) or connection < int(count):
+    meant = int(pid) in (0, os.getpid()) or (pid[0] == "-" and int(pid) != -os.getpid())
+    if not meant or connection < int(count):
         return
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

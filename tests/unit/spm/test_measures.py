@@ -171,7 +171,7 @@ def test_the_wait_is_never_more_than_all_the_time_nor_less_than_none(rig: Rig) -
     rig.look(0)
     rig.used(0, 0, waited=7)  # many threads that waited at the same time
     rig.look(0.5)
-    assert [handle.run_wait for handle in rig.fleet] == [1, 1]
+    assert all(0.99 < handle.run_wait <= 1 for handle in rig.fleet)
     for worker in rig.workers:
         worker.run_wait_ns = 0  # threads have ended and taken their share with them
     rig.look(0.5)

@@ -71,8 +71,8 @@ def test_jitter_adds_up_to_so_many_all_about_as_often() -> None:
         ({"max_age_s": 60}, {"age_s": 60}, {"age_s": 59.9}, "60 s of age"),
         (
             {"max_worker_memory_bytes": 50 << 20},
-            {"memory_bytes": 50 << 20},
-            {"memory_bytes": (50 << 20) - 1},
+            {"memory_bytes": 50 << 20, "age_s": 10},
+            {"memory_bytes": (50 << 20) - 1, "age_s": 10},
             "50 MB of memory",
         ),
     ],
@@ -84,6 +84,11 @@ def test_a_worker_is_due(
     recycling = Recycling(SPMS(**settings))
     assert worn(recycling, handle(0, **not_due)) == {}
     assert worn(recycling, handle(0, **not_due), handle(1, **due)) == {1: why}
+
+
+def test_a_worker_is_not_too_large_in_its_first_moments() -> None:
+    recycling = Recycling(SPMS(max_worker_memory_bytes=1 << 20))
+    assert worn(recycling, handle(0, age_s=9.9, memory_bytes=1 << 30)) == {}
 
 
 def test_what_is_switched_off_makes_nobody_due() -> None:
