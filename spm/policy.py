@@ -187,6 +187,7 @@ def _account_for_deaths(seen: Observation, crew: _Crew, policy: Policy, now_s: f
         # Somebody has started since: only the row of failures counts.
         failed = 0
     elif failed and crew.ready and not deaths:
+        # Nobody yet, but while one serves there is no giving up.
         failed = min(failed, policy.give_up_after - 1)
     return replace(
         memory, failed_starts=failed, failed_s=failed_s, young_deaths=young, retry_s=retry_s
