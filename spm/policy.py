@@ -40,6 +40,9 @@ class Policy:
         load (60/s of 100 ms, Poisson, 4 minutes) 18 to 21 changes became 1 to 6.
     starting_limit: forks under way at once, of workers that start within boot_s; more only
         make each other slow.
+    persist_s, moment_s: so long requests must have waited, and so much longer if the threads
+        that there are would work them off in such a moment. Without the second a knot of
+        arrivals in a quiet time brought workers that were not needed.
     hold_s, hold_max_s: how long the peak is remembered. 4 s gave one more oscillation.
         At most 16 s, so that a quiet server is small again within 20 s even after regret.
     cpu_persist_s: how long every worker's core must be full before another is asked for.
@@ -56,6 +59,7 @@ class Policy:
     drain_s: float = 0.5
     window_s: float = 0.5
     persist_s: float = 0.05
+    moment_s: float = 0.05
     hold_s: float = 8.0
     hold_max_s: float = 16.0
     step_s: float = 0.5
@@ -217,14 +221,18 @@ def _estimate_demand(
     samples = samples[_first_in_window(samples, now_s - policy.window_s) :]
     present = crew.busy + crew.waiting if crew.waiting else 0
     recent = (*memory.recent, (now_s, present))
-    recent = recent[_first_in_window(recent, now_s - policy.persist_s) :]
+    # What the threads that there are work off in a moment, if their requests are like those
+    # before, must persist for longer: it is over before another worker has started.
+    soon = crew.waiting * memory.mean_service_s < policy.moment_s * policy.threads * crew.live
+    persist_s = policy.persist_s + (policy.moment_s if soon else 0.0)
+    recent = recent[_first_in_window(recent, now_s - persist_s) :]
 
     then_s, arrived, busy_s = samples[0]
     span_s = max(0.05, now_s - then_s)
     mean_s = memory.mean_service_s
     in_progress = max((seen.arrived - arrived) / span_s * mean_s, (seen.busy_s - busy_s) / span_s)
     demand = max(0.0, in_progress) + crew.waiting * mean_s / policy.drain_s
-    if now_s - recent[0][0] >= 0.8 * policy.persist_s:
+    if now_s - recent[0][0] >= 0.8 * persist_s:
         demand = max(demand, min(count for _, count in recent))
     return replace(memory, samples=samples, recent=recent), demand
 

@@ -474,7 +474,7 @@ def test_what_waits_longer_gets_threads_whatever_the_mean_service_time_says() ->
     memory = Memory(mean_service_s=0.001, ended=100)
     now_s = 1000.0
     spawned = 0
-    for _ in range(4):
+    for _ in range(6):
         actions = decide(ready_workers(1, accept_queue=8, ended=100, memory=memory), POLICY, now_s)
         spawned += actions.spawn
         memory = actions.memory
