@@ -155,11 +155,13 @@ class Measures:
         known = sum(used[worker] for worker in sampled)
         if known > 0:
             load *= wanted / known
-        busy = {handle.incarnation: handle.row.busy for handle in self._fleet}
+        # Who came in the middle of the time seems to have slept in its first half.
+        since_ns = self._looked_ns - elapsed_ns
+        busy = {h.incarnation: h.row.busy for h in self._fleet if 0 < h.ready_ns <= since_ns}
         appetites = [
             appetite_of(used[worker], wait)
             for worker, wait in sampled.items()
-            if is_at_work(busy.get(worker, 0), used[worker])
+            if worker in busy and is_at_work(busy[worker], used[worker])
         ]
         return CpuLook(load, sum(appetites) / len(appetites) if appetites else 0.0)
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from spm.observation import WorkerSeen, WorkerState
+
+_NS: Final = 1_000_000_000
+# The manager takes 0 for "never", so its clock does not begin there.
+START_NS: Final = 1000 * _NS
 
 
 class Life(enum.Enum):
@@ -94,6 +99,11 @@ class Worker:
     def row(self) -> Worker:
         """Its row of the scoreboard: `busy`, `threads`."""
         return self
+
+    @property
+    def ready_ns(self) -> int:
+        """When it became ready; 0: it is not."""
+        return 0 if self.ready_s is None else START_NS + round(self.ready_s * _NS)
 
     def measure_cpu(self, cpu_ns: int, now_ns: int) -> None:
         """Note its CPU time; the share of a core since the last time becomes `cpu`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, cast
 
-from benchmarks.simulation.crew import Worker
+from benchmarks.simulation.crew import START_NS, Worker
 from benchmarks.simulation.pool import Pool
 from spm.fleet import Fleet
 from spm.measures import Measures
@@ -13,8 +13,6 @@ from spm.ports import OperatingSystem
 from spm.settings import SPMS
 
 _NS: Final = 1_000_000_000
-# Measures takes 0 for "never", so its clock does not begin there.
-_START_NS: Final = 1000 * _NS
 
 
 class _Machine:
@@ -29,7 +27,7 @@ class _Machine:
         return iter(self._pool.workers.values())
 
     def now_ns(self) -> int:
-        return _START_NS + round(self._pool.now_s * _NS)
+        return START_NS + round(self._pool.now_s * _NS)
 
     def machine_cpu(self) -> float:
         cores, now_s = self._pool.cores, self._pool.now_s
@@ -74,5 +72,5 @@ class Measured:
             fleet, system = cast(Fleet, machine), cast(OperatingSystem, machine)
             self._measures = Measures(SPMS(), fleet, system)
         pool.cores.pass_to(pool.now_s)
-        self._measures.look(_START_NS + round(pool.now_s * _NS), waiting=bool(pool.queue))
+        self._measures.look(START_NS + round(pool.now_s * _NS), waiting=bool(pool.queue))
         return self._measures

@@ -314,6 +314,20 @@ def test_workers_that_have_come_or_gone_between_two_looks_do_not_count(rig: Rig)
 # --- memory --------------------------------------------------------------------------------------
 
 
+def test_who_was_not_ready_all_the_time_does_not_pass_for_a_sleeper(rig: Rig) -> None:
+    _, young = rig.fleet
+    rig.look(0.1, waiting=True)
+    young.ready_ns = rig.system.clock_ns + 20 * MS
+    for worker in rig.workers:
+        worker.begin()
+    rig.used(1.0, 0.2, of_s=0.025)
+    rig.look(0.025, waiting=True)
+    look = rig.measures.cpu_look
+    assert look is not None
+    assert look.appetite == pytest.approx(1.0)
+    assert look.load == pytest.approx(1.2)
+
+
 def test_without_a_limit_nobody_is_asked_for_the_memory_of_the_workers() -> None:
     rig = Rig(memory_reserve_bytes=0)
     try:
