@@ -43,7 +43,7 @@ def seconds(low_s: float, high_s: float, *, zero: str = "") -> Callable[[str], f
 
     zero: what 0 means, if 0 is allowed although it is below `low_s`.
     """
-    span = f"{low_s:g} to {high_s:g}" + (f", or 0 ({zero})" if zero else "")
+    span = f"{low_s:g} to {high_s:.12g}" + (f", or 0 ({zero})" if zero else "")
 
     def read(text: str) -> float:
         if not _NUMBER.fullmatch(text):
