@@ -30,9 +30,8 @@ def test_what_is_closed_becomes_dev_null_and_what_is_open_stays(
     subprocess.run(
         ["sh", "-c", command, sys.executable, PROGRAM, report],
         cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        input=b"",
+        capture_output=True,
         check=True,
         timeout=30,
     )
