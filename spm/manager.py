@@ -47,7 +47,7 @@ from .presence import Presence
 from .readout import Readout
 from .real_system import SystemFactory, real_system
 from .relaunch import Renewal
-from .reload import Phase, Reload
+from .reload import Reload
 from .scoreboard import SHUTDOWN_NOW, SHUTDOWN_STOP, Scoreboard
 from .settings import SPMS
 from .shutdown import Shutdown, Step
@@ -327,7 +327,7 @@ class SPM:
         quiet = not (
             pending
             or self._observer.active
-            or self._reload.phase is not Phase.IDLE
+            or not self._reload.idle
             or len(self._fleet) != self._settings.min_workers
             or any(handle.state is not WorkerState.READY for handle in self._fleet)
             or self._control.busy
@@ -437,7 +437,7 @@ class SPM:
         """Return why there cannot be an upgrade now, or nothing."""
         if not self._serving or self._shutdown.asked:
             return "this server is stopping" if self._shutdown.asked else "it has not started yet"
-        if self._reload.phase is not Phase.IDLE:
+        if not self._reload.idle:
             return "a reload is under way; ask again when it is over"
         if self._succession is not None and self._succession.under_way:
             return f"process {self._succession.predecessor} is still leaving; ask again later"
