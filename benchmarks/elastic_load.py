@@ -19,7 +19,7 @@ from typing import Final
 
 from benchmarks.answer import AnswerReader, BadAnswer
 from benchmarks.elastic_app import BODY
-from benchmarks.latency import SO_TIMESTAMPNS, arrival_ns
+from benchmarks.latency import arrival_ns, begin_to_connect, send_some
 
 _NS: Final = 1_000_000_000
 _RECEIVE_BYTES: Final = 65536
@@ -268,25 +268,13 @@ class Load:
         connection.sock = sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         connection.reader = AnswerReader()
         connection.holder = 0
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._open[sock.fileno()] = connection
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
-        try:
-            sock.connect(connection.address)
-        except BlockingIOError:
-            return  # over the loopback it is most often connected already
+        begin_to_connect(self._epoll, sock, connection.address)
 
     def _go_on_sending(self, connection: Connection) -> None:
         """Send the request; if the connection is not there yet, when it is."""
         assert connection.sock is not None
-        try:
-            connection.unsent = connection.unsent[connection.sock.send(connection.unsent) :]
-        except BlockingIOError:
-            self._epoll.modify(connection.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
-            return
-        self._epoll.modify(connection.sock.fileno(), select.EPOLLIN)
+        connection.unsent = send_some(self._epoll, connection.sock, connection.unsent)
 
     def _listen(self, pause_s: float) -> None:
         # select() waits by the microsecond, epoll_wait() by the millisecond only.

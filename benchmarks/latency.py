@@ -32,7 +32,7 @@ from benchmarks.stress_app import HELLO_BODY
 PATIENCE_S: Final = 3.0  # for late answers after the last request was due
 _NS: Final = 1_000_000_000
 _RECEIVE_BYTES: Final = 65536
-SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h; the module socket does not have it
+_SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h; the module socket does not have it
 _TIMESTAMP: Final = struct.Struct("qq")
 _NOTED_ERRORS: Final = 10
 KEPT_REQUEST: Final = get("/")
@@ -215,25 +215,13 @@ class Measurement:
     def _connect(self, connection: _Connection) -> None:
         connection.sock = sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         connection.reader = AnswerReader()
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._open[sock.fileno()] = connection
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
-        try:
-            sock.connect(self._address)
-        except BlockingIOError:
-            return  # over the loopback it is most often connected already
+        begin_to_connect(self._epoll, sock, self._address)
 
     def _go_on_sending(self, connection: _Connection) -> None:
         """Send the request; if the connection is not there yet, when it is."""
         assert connection.sock is not None
-        try:
-            connection.unsent = connection.unsent[connection.sock.send(connection.unsent) :]
-        except BlockingIOError:
-            self._epoll.modify(connection.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
-            return
-        self._epoll.modify(connection.sock.fileno(), select.EPOLLIN)
+        connection.unsent = send_some(self._epoll, connection.sock, connection.unsent)
 
     def _listen(self, until_ns: int, end_ns: int) -> None:
         """Wait for answers until something else is to be done."""
@@ -302,10 +290,33 @@ class Measurement:
             connection.sock = None
 
 
+def begin_to_connect(epoll: select.epoll, sock: socket.socket, address: tuple[str, int]) -> None:
+    """Watch a new socket whose packets get time stamps, and connect it. Raises: OSError."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    epoll.register(sock.fileno(), select.EPOLLIN)
+    try:
+        sock.connect(address)
+    except BlockingIOError:
+        return  # over the loopback it is most often connected already
+
+
+def send_some(epoll: select.epoll, sock: socket.socket, unsent: bytes) -> bytes:
+    """Send what goes now and return the rest; if nothing goes, watch for when it does."""
+    try:
+        rest = unsent[sock.send(unsent) :]
+    except BlockingIOError:
+        epoll.modify(sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
+        return unsent
+    epoll.modify(sock.fileno(), select.EPOLLIN)
+    return rest
+
+
 def arrival_ns(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
     """Return when the kernel received the last packet, or now if it does not say."""
     for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
             seconds, nanoseconds = _TIMESTAMP.unpack(content)
             return int(seconds) * _NS + int(nanoseconds)
     return time.time_ns()
