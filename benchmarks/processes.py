@@ -10,13 +10,17 @@ import socket
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Final
 
 import psutil
 
+from benchmarks import payload
+from benchmarks.apps import CHECK_PATH, content
 from benchmarks.cores import pinned
 from benchmarks.scenarios import Scenario
 from benchmarks.servers import ROOT, Server
@@ -24,6 +28,7 @@ from benchmarks.servers import ROOT, Server
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 10.0
 _PROBE_PAUSE_S: Final = 0.02
+_BATCH_TIMEOUT_S: Final = 2.0
 _LOG_TAIL_BYTES: Final = 2000
 
 
@@ -55,8 +60,10 @@ def running(server: Server, scenario: Scenario, core: int | None) -> Iterator[Ru
     Raises: ServerError if it ends, stays silent or answers wrongly.
     """
     port = free_port()
-    with tempfile.TemporaryFile() as log:
-        process = _start(server.argv(port, scenario), log, core)
+    if "file" in scenario.needs:
+        payload.offer_file()
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as directory:
+        process = _start(server.argv(port, scenario, Path(directory)), log, core)
         try:
             _wait_until_ready(process, port, scenario)
         except ServerError as error:
@@ -74,20 +81,60 @@ def free_port() -> int:
 
 
 def probe(port: int, scenario: Scenario) -> None:
-    """Send one request of the scenario and compare the answer.
+    """Send a request of the scenario and compare the answer, byte for byte or by its checksum.
 
     Raises: ServerError if status or body differ; OSError or http.client.HTTPException
         while nobody answers.
     """
+    request = scenario.requests()[0]
+    path, body, expected = request.path, iter((request.content,)), scenario.body
+    headers = dict(request.headers)
+    if scenario.upload_bytes:
+        path, body = CHECK_PATH, content(scenario.upload_bytes)
+        expected = b"%s %08x" % (expected, payload.checksum(scenario.upload_bytes))
+    if length := scenario.upload_bytes or len(request.content):
+        headers["Content-Length"] = str(length)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_TIMEOUT_S)
     try:
-        connection.request("GET", scenario.path, headers=dict(scenario.headers))
+        connection.request(request.method, path, body if length else None, headers)
         response = connection.getresponse()
-        body = response.read()
+        if scenario.download_bytes and response.status == 200:
+            _compare(response, scenario.download_bytes)
+            return
+        answered = response.read()
     finally:
         connection.close()
-    if (response.status, body) != (200, scenario.body):
-        raise ServerError(f"answered {response.status} with {body[:100]!r}")
+    if (response.status, answered) != (200, expected):
+        raise ServerError(f"answered {response.status} with {answered[:100]!r}")
+    if scenario.pipeline > 1:
+        _probe_batch(port, scenario)
+
+
+def _probe_batch(port: int, scenario: Scenario) -> None:
+    """Send requests together, and see that as many answers come back."""
+    requests = scenario.requests()[0].as_bytes(f"127.0.0.1:{port}") * scenario.pipeline
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), _BATCH_TIMEOUT_S) as connection:
+        connection.sendall(requests)
+        try:
+            while received.count(scenario.body) < scenario.pipeline:
+                if not (data := connection.recv(65536)):
+                    break
+                received += data
+        except TimeoutError:
+            pass
+    answers = received.count(scenario.body)
+    if answers != scenario.pipeline:
+        raise ServerError(f"answered {answers} of {scenario.pipeline} requests sent together")
+
+
+def _compare(response: http.client.HTTPResponse, length: int) -> None:
+    received = checksum = 0
+    while block := response.read(1 << 18):
+        received += len(block)
+        checksum = zlib.crc32(block, checksum)
+    if (received, checksum) != (length, payload.checksum(length)):
+        raise ServerError(f"answered {received} bytes with the checksum {checksum:08x}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,19 +1,24 @@
-"""What a run leaves behind: a table for people, JSON for programs."""
+"""What a run leaves behind: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from benchmarks.runner import Plan, Sample
+from benchmarks.bounds import Judged, judge
+from benchmarks.runner import Plan
+from benchmarks.sample import FIGURES, Figure, Sample
 from benchmarks.scenarios import Scenario
 from benchmarks.servers import OURS
 from benchmarks.summary import Row, Spread, ratios, rows
 
-JSON_FORMAT: Final = 1  # goes up when a reader of older files would misread a newer one
+JSON_FORMAT: Final = 2  # goes up when a reader of older files would misread a newer one
 NOTHING: Final = "-"
+# Up to so many peers a cell has room for the spread.
+_FEW_PEERS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +32,21 @@ class Results:
     skipped: Mapping[str, str]  # server -> reason
     samples: Sequence[Sample]
 
+    def missing_turns(self) -> int:
+        """Return how many turns of the plan were not taken: the run was broken off."""
+        return sum(1 for _ in self.plan.turns()) - len(self.samples)
+
 
 def as_text(results: Results) -> str:
     """Return the report: a Markdown document that is readable as it is."""
     found = rows(results.samples, results.reference)
     parts = [
         _heading(results),
-        table(_rate_head(results.reference), [_rate_cells(row) for row in found]),
+        _promises(results),
+        _against_each(results, "", "as good in what the scenario is about"),
+        _against_each(results, "cpu_us", "less processor time per request"),
+        *(_scenario_part(scenario, found, results) for scenario in results.plan.scenarios),
         _notes(found, results),
-        _against_each(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -57,6 +68,7 @@ def as_json(results: Results) -> str:
             },
             "reference": results.reference,
             "skipped": dict(results.skipped),
+            "bounds": [_judged(judged) for judged in judge(results.samples)],
             "summary": [asdict(row) for row in rows(results.samples, results.reference)],
             "samples": [asdict(sample) for sample in results.samples],
         },
@@ -64,57 +76,27 @@ def as_json(results: Results) -> str:
     )
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with aligned columns: words left, figures (third on) right."""
+def table(head: Sequence[str], body: Sequence[Sequence[str]], words: int = 2) -> str:
+    """Return a Markdown table with aligned columns: `words` of them left, then figures right."""
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    lines = [_line(head, widths), _rule(widths), *(_line(cells, widths) for cells in body)]
+    lines = [
+        _line(head, widths, words),
+        _rule(widths, words),
+        *(_line(cells, widths, words) for cells in body),
+    ]
     return "\n".join(lines)
 
 
-def progress(sample: Sample) -> str:
+def progress(sample: Sample, merit: str) -> str:
     """Return one line about a sample that was just taken."""
-    start = f"{sample.scenario:8} round {sample.round}  {sample.server:10}"
-    if sample.measurement is None:
+    start = f"{sample.scenario:9} round {sample.round}  {sample.server:10}"
+    if sample.failure:
         return f"{start} FAILED: {sample.failure}"
-    errors = f"  {sample.measurement.errors} errors" if sample.measurement.errors else ""
-    return f"{start} {sample.measurement.rate:10,.0f} requests/s{errors}"
-
-
-def _rate_head(reference: str) -> list[str]:
-    return [
-        "scenario",
-        "server",
-        "requests/s",
-        f"x {reference}",
-        "low-high",
-        "p50 ms",
-        "p99 ms",
-        "CPU us",
-        "MB",
-        "errors",
-    ]
-
-
-def _rate_cells(row: Row) -> list[str]:
-    if row.rate is None:
-        return [row.scenario, row.server, "failed", *[NOTHING] * 6, str(len(row.failures))]
-    ratio = row.ratio
-    return [
-        row.scenario,
-        row.server,
-        f"{row.rate.median:,.0f}{'*' if row.generator_bound else ''}",
-        _median(ratio, ".2f"),
-        f"{ratio.low:.2f}-{ratio.high:.2f}" if ratio else NOTHING,
-        _median(row.p50_us, ".2f", 1e-3),
-        _median(row.p99_us, ".2f", 1e-3),
-        _median(row.cpu_us, ".1f"),
-        _median(row.memory_mb, ".0f"),
-        str(row.errors + len(row.failures)),
-    ]
-
-
-def _median(spread: Spread | None, form: str, factor: float = 1.0) -> str:
-    return NOTHING if spread is None else format(spread.median * factor, form)
+    errors = f"  {sample.errors} errors" if sample.errors else ""
+    if merit not in sample.figures:
+        return f"{start} nothing measured{errors}"
+    figure = FIGURES[merit]
+    return f"{start} {_shown(figure, sample.figures[merit]):>12} {figure.head}{errors}"
 
 
 def _heading(results: Results) -> str:
@@ -127,53 +109,148 @@ def _heading(results: Results) -> str:
         f"{facts.get('python')}; server on core {facts.get('server_core')}, "
         f"{facts.get('generator')} on core {facts.get('load_core')}.",
         f"Medians of {plan.rounds} interleaved round(s) of {plan.seconds:g} s after "
-        f"{plan.warm_up_s:g} s of warm-up; one process per server.",
+        f"{plan.warm_up_s:g} s of warm-up; one worker process per server.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in named) + ".",
-        *(
-            f"{s.name}: {s.summary}; {s.connections} connections, {s.threads} threads."
-            for s in plan.scenarios
-        ),
     ]
     return "\n\n".join([title, "\n".join(f"- {line}" for line in lines)])
 
 
-def _notes(found: Sequence[Row], results: Results) -> str:
-    notes = [f"- {server} skipped: {reason}" for server, reason in results.skipped.items()]
-    if any(row.generator_bound for row in found):
-        notes.append("- `*` the load generator was the limit: the server can do more")
-    for row in found:
-        notes += [f"- {row.scenario}, {row.server}: {why}" for why in dict.fromkeys(row.failures)]
-    notes += [f"- {line}" for sample in results.samples for line in _errors(sample)]
-    return "\n".join(notes)
+def _promises(results: Results) -> str:
+    """Return the table of what was to be reached; empty if nothing of it was measured."""
+    body = [_promise(judged) for judged in judge(results.samples)]
+    if not body:
+        return ""
+    head = ["scenario", "figure", "measured", "low-high", "bound", "holds", "aim", "reached"]
+    return "## What was to be reached\n\n" + table(head, body)
 
 
-def _errors(sample: Sample) -> Iterator[str]:
-    """Yield a line that says what went wrong in a measurement; none if nothing did."""
-    seen = sample.measurement
-    if seen is not None and seen.errors:
-        kinds = [f"{count} {kind} error(s)" for kind, count in seen.socket_errors.items()]
-        if seen.error_responses:
-            kinds.append(f"{seen.error_responses} response(s) of status 400 and above")
-        where = f"{sample.scenario}, {sample.server}, round {sample.round}"
-        yield f"{where}: {', '.join(kinds)} beside {seen.requests} requests"
+def _promise(judged: Judged) -> list[str]:
+    bound, spread = judged.bound, judged.spread
+    figure = FIGURES[bound.name]
+    if bound.against is None:
+        name = figure.head
+        shown: Callable[[float], str] = functools.partial(_shown, figure)
+    else:
+        best = f" (best: {judged.peer})" if judged.peer != bound.against else ""
+        name = f"{figure.head} / {bound.against}{best}"
+        shown = "{:.2f}".format
+    sign = ">=" if bound.at_least else "<="
+    return [
+        bound.scenario,
+        name,
+        shown(spread.median),
+        f"{shown(spread.low)}-{shown(spread.high)}",
+        NOTHING if bound.bound is None else f"{sign} {shown(bound.bound)}",
+        _yes_or_no(bound.holds(spread)),
+        NOTHING if bound.aim is None else f"{sign} {shown(bound.aim)}",
+        _yes_or_no(bound.reaches_aim(spread)),
+    ]
 
 
-def _against_each(results: Results) -> str:
+def _yes_or_no(answer: bool | None) -> str:
+    return NOTHING if answer is None else "yes" if answer else "NO"
+
+
+def _against_each(results: Results, figure: str, title: str) -> str:
     """Return the table of our own factor over every peer; empty if we did not take part."""
     peers = [server.name for server in results.plan.servers if server.name != OURS]
     if not peers or len(peers) == len(results.plan.servers):
         return ""
     body = []
     for scenario in results.plan.scenarios:
-        spreads = [ratios(results.samples, scenario.name, OURS, peer) for peer in peers]
-        body.append([OURS, scenario.name, *(_median(spread, ".2f") for spread in spreads)])
-    return table(["server", "scenario", *(f"/ {peer}" for peer in peers)], body)
+        spreads = [ratios(results.samples, scenario.name, OURS, peer, figure) for peer in peers]
+        if any(spreads):
+            name = FIGURES[figure or scenario.merit].head
+            cells = [_factor(spread, with_spread=len(peers) <= _FEW_PEERS) for spread in spreads]
+            body.append([scenario.name, name, *cells])
+    if not body:
+        return ""
+    head = ["scenario", "figure", *(f"/ {peer}" for peer in peers)]
+    return f"## {OURS}: how many times {title}\n\n{table(head, body)}"
+
+
+def _factor(spread: Spread | None, *, with_spread: bool) -> str:
+    if spread is None:
+        return NOTHING
+    around = f" ({spread.low:.2f}-{spread.high:.2f})" if with_spread else ""
+    return f"{spread.median:.2f}{around}"
+
+
+def _scenario_part(scenario: Scenario, found: Sequence[Row], results: Results) -> str:
+    own = [row for row in found if row.scenario == scenario.name]
+    if not own:
+        return ""
+    measured = {name for row in own for name in row.figures}
+    others = [FIGURES[name] for name in FIGURES if name in measured - {scenario.merit}]
+    head = ["server", FIGURES[scenario.merit].head, f"x {results.reference}", "low-high"]
+    head += [*(figure.head for figure in others), "errors"]
+    body = [_cells(row, FIGURES[scenario.merit], others) for row in own]
+    budget = f"{scenario.connections} connection(s), {scenario.threads} threads"
+    title = f"## {scenario.name}: {scenario.summary}; {budget}"
+    return f"{title}\n\n{table(head, body, words=1)}"
+
+
+def _cells(row: Row, merit: Figure, others: Sequence[Figure]) -> list[str]:
+    ratio, spread = row.ratio, row.figures.get(merit.name)
+    bound = "*" if row.generator_bound and merit.higher_is_better else ""
+    return [
+        row.server,
+        "failed" if spread is None else _shown(merit, spread.median) + bound,
+        _factor(ratio, with_spread=False),
+        f"{ratio.low:.2f}-{ratio.high:.2f}" if ratio else NOTHING,
+        *(
+            _shown(figure, row.figures[figure.name].median)
+            if figure.name in row.figures
+            else NOTHING
+            for figure in others
+        ),
+        str(row.errors + len(row.failures)),
+    ]
+
+
+def _notes(found: Sequence[Row], results: Results) -> str:
+    notes = [f"- {server} skipped: {reason}" for server, reason in results.skipped.items()]
+    if missing := results.missing_turns():
+        notes.append(f"- broken off: {missing} turn(s) were not taken")
+    for scenario in results.plan.scenarios:
+        for server in results.plan.servers:
+            if reason := server.unfit(scenario):
+                notes.append(f"- {scenario.name}: no turn for {server.name}: {reason}")
+            elif further := server.further(scenario):
+                notes.append(f"- {scenario.name}, {server.name}: with {' '.join(further)}")
+    if any(row.generator_bound for row in found):
+        notes.append("- `*` the load generator was the limit: the server can do more")
+    for row in found:
+        notes += [f"- {row.scenario}, {row.server}: {why}" for why in dict.fromkeys(row.failures)]
+    notes += [f"- {line}" for sample in results.samples for line in _said(sample)]
+    return "## Notes\n\n" + "\n".join(notes) if notes else ""
+
+
+def _said(sample: Sample) -> Iterator[str]:
+    for note in sample.notes:
+        yield f"{sample.scenario}, {sample.server}, round {sample.round}: {note}"
+
+
+def _shown(figure: Figure, value: float) -> str:
+    return format(value * figure.factor, figure.form)
+
+
+def _judged(judged: Judged) -> dict[str, object]:
+    return {
+        **asdict(judged.bound),
+        "figure": judged.bound.name,
+        "peer": judged.peer,
+        "measured": asdict(judged.spread),
+        "holds": judged.bound.holds(judged.spread),
+        "reaches_aim": judged.bound.reaches_aim(judged.spread),
+    }
 
 
 def _scenario(scenario: Scenario) -> dict[str, object]:
     return {
         "name": scenario.name,
         "summary": scenario.summary,
+        "merit": scenario.merit,
         "path": scenario.path,
         "headers": len(scenario.headers),
         "connections": scenario.connections,
@@ -181,15 +258,15 @@ def _scenario(scenario: Scenario) -> dict[str, object]:
     }
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _line(cells: Sequence[str], widths: Sequence[int], words: int) -> str:
     padded = [
-        cell.ljust(width) if column < 2 else cell.rjust(width)
+        cell.ljust(width) if column < words else cell.rjust(width)
         for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
     ]
     return f"| {' | '.join(padded)} |"
 
 
-def _rule(widths: Sequence[int]) -> str:
-    left = ["-" * width for width in widths[:2]]
-    right = ["-" * (width - 1) + ":" for width in widths[2:]]
+def _rule(widths: Sequence[int], words: int) -> str:
+    left = ["-" * width for width in widths[:words]]
+    right = ["-" * (width - 1) + ":" for width in widths[words:]]
     return f"| {' | '.join(left + right)} |"

@@ -2,85 +2,93 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Final
 
 import psutil
 
 from benchmarks.cores import Cores
-from benchmarks.load import Generator, LoadError, Measurement
-from benchmarks.processes import ServerError, probe, running
+from benchmarks.counting import CountError
+from benchmarks.load import LoadError
+from benchmarks.processes import ServerError
+from benchmarks.sample import Sample
 from benchmarks.scenarios import Scenario
-from benchmarks.servers import Server
+from benchmarks.server import Server
+
+_TROUBLE: Final = (
+    ServerError,
+    LoadError,
+    CountError,
+    OSError,
+    psutil.Error,
+    subprocess.TimeoutExpired,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be measured, and for how long."""
+    """What is to be measured, and for how long.
+
+    counts: system calls too, once for each scenario and server.
+    quick: only whether everything works: each scenario for the first server, the first
+        scenario for each server.
+    """
 
     scenarios: Sequence[Scenario]
     servers: Sequence[Server]
     rounds: int
     seconds: float
     warm_up_s: float
+    counts: bool = False
+    quick: bool = False
 
     def turns(self) -> Iterator[tuple[Scenario, int, Server]]:
         """Yield scenario, round and server in the order of the run (A B C A B C ...)."""
         for scenario in self.scenarios:
             for number in range(1, self.rounds + 1):
                 for server in self.servers:
-                    if not server.unfit(scenario):
+                    if not server.unfit(scenario) and not self._is_spared(scenario, server):
                         yield scenario, number, server
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One server's turn in one round: a measurement, or why there is none."""
-
-    scenario: str
-    round: int
-    server: str
-    measurement: Measurement | None = None
-    cpu_us: float = 0.0  # the server's processor time per request
-    memory_mb: float = 0.0  # PSS after the load
-    load_share: float = 0.0  # of its core, taken by the generator; 1.0: it was the limit
-    failure: str = ""
+    def _is_spared(self, scenario: Scenario, server: Server) -> bool:
+        return self.quick and scenario != self.scenarios[0] and server != self.servers[0]
 
 
-def run(
-    plan: Plan, generator: Generator, cores: Cores, report: Callable[[Sample], None]
-) -> list[Sample]:
+def run(plan: Plan, cores: Cores, report: Callable[[Sample], None], samples: list[Sample]) -> None:
     """Measure everything in the plan; `report` hears of each sample as it is taken.
 
-    A turn that fails becomes a sample that says so: the others go on.
+    A turn that fails becomes a sample that says so: the others go on. `samples` holds what
+    has been measured if the run is broken off.
     """
-    samples = []
+    # All of them at first: a file that is edited meanwhile is not to end a long run.
+    modules = {s.kind: importlib.import_module(f"benchmarks.{s.kind}") for s in plan.scenarios}
     for scenario, number, server in plan.turns():
+        module = modules[scenario.kind]
         try:
-            sample = _measure(plan, generator, cores, scenario, number, server)
-        except (ServerError, LoadError, OSError, psutil.Error, subprocess.TimeoutExpired) as error:
+            outcome = module.measure(server, scenario, cores, plan.seconds, plan.warm_up_s)
+        except _TROUBLE as error:
             sample = Sample(scenario.name, number, server.name, failure=str(error))
+        else:
+            figures, errors, notes = dict(outcome.figures), outcome.errors, outcome.notes
+            sample = Sample(scenario.name, number, server.name, figures, errors, notes)
+            if plan.counts and number == 1:
+                sample = _counted(sample, module, scenario, server, cores)
         report(sample)
         samples.append(sample)
-    return samples
 
 
-def _measure(
-    plan: Plan, generator: Generator, cores: Cores, scenario: Scenario, number: int, server: Server
+def _counted(
+    sample: Sample, module: ModuleType, scenario: Scenario, server: Server, cores: Cores
 ) -> Sample:
-    with running(server, scenario, cores.server) as child:
-        generator.run(child.port, scenario, plan.warm_up_s, cores.load)
-        probe(child.port, scenario)  # still right after the warm-up, with all its threads
-        cpu_before_s = child.cpu_s()
-        measured, load_share = generator.run(child.port, scenario, plan.seconds, cores.load)
-        cpu_used_s = child.cpu_s() - cpu_before_s
-        return Sample(
-            scenario.name,
-            number,
-            server.name,
-            measured,
-            cpu_us=cpu_used_s / max(1, measured.requests) * 1e6,
-            memory_mb=child.memory_mb(),
-            load_share=load_share,
-        )
+    """Return the sample with its system calls, where its kind can count them."""
+    if not hasattr(module, "count"):
+        return sample
+    try:
+        calls = module.count(server, scenario, cores)
+    except _TROUBLE as error:
+        return replace(sample, notes=(*sample.notes, f"system calls not counted: {error}"))
+    return replace(sample, figures={**sample.figures, "syscalls": calls})

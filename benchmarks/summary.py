@@ -7,15 +7,17 @@ not the ratio of medians.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final, Self
 
-from benchmarks.runner import Sample
+from benchmarks.sample import FIGURES, Sample
+from benchmarks.scenarios import SCENARIOS
 
 # From this share of its core on the generator, not the server, decides the rate.
 GENERATOR_LIMIT: Final = 0.95
+MERITS: Final[Mapping[str, str]] = {scenario.name: scenario.merit for scenario in SCENARIOS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,17 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One server in one scenario. None: not measured."""
+    """One server in one scenario.
+
+    figures: those that were measured, in the order of FIGURES.
+    ratio: of its merit to the reference's, in the same round; above 1 it is the better one.
+    """
 
     scenario: str
     server: str
-    rate: Spread | None  # requests per second
-    ratio: Spread | None  # of its rate to the reference's, in the same round
-    p50_us: Spread | None
-    p99_us: Spread | None
-    cpu_us: Spread | None  # the server's processor time per request
-    memory_mb: Spread | None
+    merit: str
+    figures: Mapping[str, Spread]
+    ratio: Spread | None
     errors: int
     generator_bound: bool
     failures: tuple[str, ...]
@@ -55,36 +58,64 @@ def rows(samples: Sequence[Sample], reference: str) -> list[Row]:
     return [_row(samples, scenario, server, reference) for scenario, server in keys]
 
 
-def ratios(samples: Sequence[Sample], scenario: str, server: str, other: str) -> Spread | None:
-    """Return by which factor `server` is faster than `other`; None if one was not measured."""
-    rates = _rates(samples, scenario, server)
-    others = _rates(samples, scenario, other)
-    return Spread.of([rates[n] / others[n] for n in rates if others.get(n)])
+def merit_of(scenario: str) -> str:
+    """Return the figure by which servers are compared in a scenario."""
+    return MERITS.get(scenario, "rate")
+
+
+def ratios(
+    samples: Sequence[Sample], scenario: str, server: str, other: str, figure: str = ""
+) -> Spread | None:
+    """Return by which factor `server` is better than `other`; None if one was not measured.
+
+    figure: by which one; the scenario's merit if empty. Where less of it is better the factor
+        is the other's divided by the server's, so that above 1 is better in any case.
+    """
+    name = figure or merit_of(scenario)
+    own, others = values(samples, scenario, server, name), values(samples, scenario, other, name)
+    pairs = [(own[n], others[n]) for n in own if own[n] and others.get(n)]
+    if FIGURES[name].higher_is_better:
+        return Spread.of([mine / theirs for mine, theirs in pairs])
+    return Spread.of([theirs / mine for mine, theirs in pairs])
+
+
+def values(samples: Sequence[Sample], scenario: str, server: str, figure: str) -> dict[int, float]:
+    """Return round -> figure."""
+    return {
+        sample.round: sample.figures[figure]
+        for sample in samples
+        if (sample.scenario, sample.server) == (scenario, server) and figure in sample.figures
+    }
+
+
+def best(samples: Sequence[Sample], scenario: str, others_than: Collection[str]) -> str:
+    """Return the server whose median merit is best; empty if none was measured."""
+    merit = merit_of(scenario)
+    names = dict.fromkeys(s.server for s in samples if s.scenario == scenario)
+    medians = {
+        name: median(found.values())
+        for name in names
+        if name not in others_than and (found := values(samples, scenario, name, merit))
+    }
+    choose = max if FIGURES[merit].higher_is_better else min
+    return choose(medians, key=lambda name: medians[name]) if medians else ""
 
 
 def _row(samples: Sequence[Sample], scenario: str, server: str, reference: str) -> Row:
     own = [s for s in samples if (s.scenario, s.server) == (scenario, server)]
-    measured = [s.measurement for s in own if s.measurement is not None]
-    good = [s for s in own if s.measurement is not None]
+    figures = {}
+    for name in FIGURES:
+        spread = Spread.of([s.figures[name] for s in own if name in s.figures])
+        if spread is not None:
+            figures[name] = spread
+    load = figures.get("load_share")
     return Row(
         scenario,
         server,
-        rate=Spread.of([m.rate for m in measured]),
+        merit_of(scenario),
+        figures,
         ratio=ratios(samples, scenario, server, reference),
-        p50_us=Spread.of([m.p50_us for m in measured]),
-        p99_us=Spread.of([m.p99_us for m in measured]),
-        cpu_us=Spread.of([s.cpu_us for s in good]),
-        memory_mb=Spread.of([s.memory_mb for s in good]),
-        errors=sum(m.errors for m in measured),
-        generator_bound=bool(good) and median(s.load_share for s in good) >= GENERATOR_LIMIT,
+        errors=sum(s.errors for s in own),
+        generator_bound=load is not None and load.median >= GENERATOR_LIMIT,
         failures=tuple(s.failure for s in own if s.failure),
     )
-
-
-def _rates(samples: Sequence[Sample], scenario: str, server: str) -> dict[int, float]:
-    """Return round -> rate."""
-    return {
-        s.round: s.measurement.rate
-        for s in samples
-        if (s.scenario, s.server) == (scenario, server) and s.measurement is not None
-    }

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.load import Measurement
 from benchmarks.report import Results
-from benchmarks.runner import Plan, Sample
+from benchmarks.runner import Plan
+from benchmarks.sample import Sample
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers import OURS, SERVERS
 from benchmarks.summary import Spread, ratios, rows
@@ -19,8 +19,16 @@ from benchmarks.summary import Spread, ratios, rows
 def sample(
     server: str, number: int, rate: float, *, errors: int = 0, load_share: float = 0.5
 ) -> Sample:
-    measured = Measurement(int(rate), rate, p50_us=200.0, p99_us=900.0, error_responses=errors)
-    return Sample("hello", number, server, measured, 10.0, 20.0, load_share)
+    figures = {
+        "rate": rate,
+        "p50_us": 200.0,
+        "p99_us": 900.0,
+        "cpu_us": 1000 / rate,
+        "memory_mb": 20.0,
+        "load_share": load_share,
+    }
+    notes = (f"{errors} response(s) of status 400 and above",) if errors else ()
+    return Sample("hello", number, server, figures, errors, notes)
 
 
 def failed(server: str, number: int) -> Sample:
@@ -58,13 +66,18 @@ def test_a_round_in_which_one_of_the_two_failed_has_no_ratio() -> None:
     assert ratios(SAMPLES, "hello", OURS, "bjoern") == Spread(0.25, 0.25, 0.25)
 
 
+def test_where_less_is_better_the_ratio_is_turned_round() -> None:
+    # 10, 33.3 and 10 us against 20, 100 and 10.
+    assert ratios(SAMPLES, "hello", OURS, "granian", "cpu_us") == Spread(2.0, 1.0, 3.0)
+
+
 def test_there_is_no_ratio_to_a_server_that_was_not_measured() -> None:
     assert ratios(SAMPLES, "hello", OURS, "waitress") is None
 
 
 def test_a_row_says_median_errors_and_failures() -> None:
     ours, granian, bjoern = rows(SAMPLES, "granian")
-    assert ours.rate == Spread(100.0, 30.0, 100.0)
+    assert ours.figures["rate"] == Spread(100.0, 30.0, 100.0)
     assert ours.errors == 2
     assert granian.ratio == Spread(1.0, 1.0, 1.0)
     assert bjoern.failures == ("ended before it answered",) * 2
@@ -88,9 +101,9 @@ def test_the_columns_of_the_table_are_aligned() -> None:
 
 def test_the_text_names_figures_failures_and_what_was_skipped() -> None:
     text = report.as_text(results())
-    ours = next(line for line in text.splitlines() if OURS in line and "hello" in line)
+    ours = next(line for line in text.splitlines() if line.startswith(f"| {OURS} "))
     assert [cell.strip() for cell in ours.strip("|").split("|")] == [
-        *("hello", OURS, "100", "2.00", "1.00-3.00", "0.20", "0.90", "10.0", "20", "2")
+        *(OURS, "100", "2.00", "1.00-3.00", "0.20", "0.90", "10.0", "20", "50%", "2")
     ]
     assert "waitress skipped: absent" in text
     assert text.count("hello, bjoern: ended before it answered") == 1
@@ -100,7 +113,32 @@ def test_the_text_names_figures_failures_and_what_was_skipped() -> None:
 
 def test_a_server_that_failed_every_time_is_in_the_table() -> None:
     text = report.as_text(results((failed(OURS, 1), failed(OURS, 2))))
-    assert f"| hello    | {OURS} |     failed |" in text
+    assert f"| {OURS} |     failed |" in text
+
+
+def test_a_run_that_was_broken_off_says_so() -> None:
+    assert results().missing_turns() == 0
+    broken_off = results(SAMPLES[:4])
+    assert broken_off.missing_turns() == 5
+    assert "broken off: 5 turn(s) were not taken" in report.as_text(broken_off)
+
+
+def test_the_text_says_which_bounds_hold() -> None:
+    lines = [line for line in report.as_text(results()).splitlines() if " / " in line]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [
+        "hello",
+        "requests/s / granian",
+        "2.00",
+        "1.00-3.00",
+        ">= 1.10",
+        "yes",
+        "-",
+        "-",
+    ] in cells
+    assert [
+        *("hello", "requests/s / bjoern", "0.25", "0.25-0.25", ">= 0.70", "NO", ">= 0.85", "NO")
+    ] in cells
 
 
 def test_the_json_holds_plan_summary_and_every_sample() -> None:
@@ -111,8 +149,10 @@ def test_the_json_holds_plan_summary_and_every_sample() -> None:
     assert run["plan"]["scenarios"][0]["connections"] == SCENARIOS[0].connections
     assert run["skipped"] == {"waitress": "absent"}
     assert len(run["samples"]) == len(SAMPLES)
-    assert run["samples"][0]["measurement"]["rate"] == 100.0
-    assert run["samples"][2]["measurement"] is None
+    assert run["samples"][0]["figures"]["rate"] == 100.0
+    assert run["samples"][2]["figures"] == {}
+    assert run["bounds"][0]["against"] == "granian"
+    assert run["bounds"][0]["holds"] is True
     assert run["summary"][0]["ratio"] == {"median": 2.0, "low": 1.0, "high": 3.0}
 
 

@@ -20,12 +20,13 @@ from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import Client
 
 from benchmarks import __main__ as command
-from benchmarks import apps, load, machine
+from benchmarks import apps, load, machine, rate
 from benchmarks.cores import Cores, choose_cores, pinned
 from benchmarks.flask_app import app as flask_app
 from benchmarks.load import Generator, LoadError, Measurement, parse_json
 from benchmarks.processes import ServerError, running, stop
-from benchmarks.runner import Plan, Sample, run
+from benchmarks.runner import Plan, run
+from benchmarks.sample import Sample
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.servers import OURS, SERVERS, Server
 
@@ -47,9 +48,7 @@ def broken(program: str) -> Server:
 
 def generator(program: str = f"print({load.as_json(SEEN)!r})") -> Generator:
     """Return a load generator that loads nothing and says what it was told to say."""
-    return Generator(
-        "told", "1", lambda url, scenario, s: [sys.executable, "-c", program], parse_json
-    )
+    return Generator("told", "1", lambda *_: [sys.executable, "-c", program], parse_json)
 
 
 def plan(*servers: Server, rounds: int = 1) -> Plan:
@@ -86,13 +85,13 @@ def test_servers_take_turns_in_every_round() -> None:
 
 def test_a_server_has_no_turn_in_a_scenario_that_says_nothing_about_it() -> None:
     unfit = {server.name for server in SERVERS if server.unfit(SLEEP)}
-    assert unfit == {"bjoern", "canned"}
+    assert unfit == {"bjoern", "fastpysgi", "canned"}
 
 
 def test_every_server_with_threads_gets_the_same_number() -> None:
     for server in SERVERS:
         words = " ".join(server.command(1, HELLO.app, 37))
-        assert ("37" in words) is server.has_threads
+        assert ("37" in words) is (server.has_threads and server.name != "apache")
 
 
 def test_what_is_not_installed_is_named() -> None:
@@ -169,18 +168,38 @@ def test_what_a_server_leaves_behind_is_ended_with_it() -> None:
     assert wait_for_end(orphan)
 
 
-def test_a_failed_turn_becomes_a_sample_and_the_others_go_on() -> None:
+def test_a_failed_turn_becomes_a_sample_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rate, "choose_generator", generator)
     heard: list[Sample] = []
-    samples = run(plan(broken("1/0"), CANNED), generator(), ANYWHERE, heard.append)
+    samples: list[Sample] = []
+    run(plan(broken("1/0"), CANNED), ANYWHERE, heard.append, samples)
     assert heard == samples
     assert "ZeroDivisionError" in samples[0].failure
-    assert samples[0].measurement is None
-    assert samples[1].measurement == SEEN
+    assert samples[0].figures == {}
+    assert samples[1].figures["rate"] == SEEN.rate
 
 
-def test_a_generator_that_fails_is_named() -> None:
-    (sample,) = run(plan(CANNED), generator("raise SystemExit('no route')"), ANYWHERE, print)
-    assert sample.failure == "told failed (1): no route"
+def test_a_quick_run_has_every_server_and_every_scenario_but_not_each_with_each() -> None:
+    quick = Plan([HELLO, CONNECT], SERVERS, rounds=1, seconds=0, warm_up_s=0, quick=True)
+    turns = [(scenario.name, server.name) for scenario, _, server in quick.turns()]
+    assert turns == [*(("hello", server.name) for server in SERVERS), ("connect", OURS)]
+
+
+def test_an_end_that_the_client_has_asked_for_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = load.as_json(replace(SEEN, socket_errors={"read": 9, "timeout": 1}))
+    monkeypatch.setattr(rate, "choose_generator", lambda: generator(f"print({said!r})"))
+    samples: list[Sample] = []
+    run(replace(plan(CANNED), scenarios=[HELLO, CONNECT]), ANYWHERE, print, samples)
+    assert [sample.errors for sample in samples] == [10, 1]
+
+
+def test_a_generator_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate, "choose_generator", lambda: generator("raise SystemExit('no route')"))
+    samples: list[Sample] = []
+    run(plan(CANNED), ANYWHERE, print, samples)
+    assert samples[0].failure == "told failed (1): no route"
 
 
 def test_without_any_generator_the_message_says_what_to_install(
@@ -188,6 +207,7 @@ def test_without_any_generator_the_message_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "aiohttp", None)
+    load.choose_generator.cache_clear()
     with pytest.raises(LoadError, match="apt install wrk"):
         load.choose_generator()
 
@@ -227,6 +247,7 @@ def test_percentiles_are_values_that_occurred() -> None:
 
 def test_the_command_writes_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "choose_generator", generator)
+    monkeypatch.setattr(rate, "choose_generator", generator)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         result = CliRunner().invoke(
@@ -238,5 +259,5 @@ def test_the_command_writes_table_and_json(tmp_path: Path, monkeypatch: pytest.M
     assert result.exit_code == 0, result.output
     (data,) = tmp_path.glob("*.json")
     (text,) = tmp_path.glob("*.md")
-    assert json.loads(data.read_text())["samples"][0]["measurement"]["rate"] == SEEN.rate
+    assert json.loads(data.read_text())["samples"][0]["figures"]["rate"] == SEEN.rate
     assert text.read_text() in result.stdout
