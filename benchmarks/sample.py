@@ -35,7 +35,7 @@ _ALL: Final = (
     Figure(
         "fork_ms",
         "fork ms",
-        meaning="from the death of a worker to the first answer of its replacement",
+        meaning="until a killed worker has been replaced and answers",
     ),
     Figure("idle_bytes", "idle bytes", meaning="worker memory for each idle connection"),
     Figure(

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import IO, Final, Protocol
 
 from httpcore_srv.errors import ProtocolError
-from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, RequestHead, Signal
+from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, Message, RequestHead, Signal
 from httpcore_srv.request_parser import HTTPRequest
 from httpcore_srv.settings import HTTPLimits
 
@@ -167,7 +167,21 @@ class Connection:
         Raises: ProtocolError; the connection is CLOSING then and one error
             response is the only thing that may follow.
         """
-        self._parser.receive_data(data)
+        parser = self._parser
+        if self._head is None:
+            try:
+                message = parser.receive(data)
+            except ProtocolError:
+                self.fault()
+                raise
+            if type(message) is RequestHead and not message.has_body and not self._held:
+                # What nearly all requests are; as _take_message does it.
+                self.has_unread = bool(parser.buffer)
+                self.body_length = 0
+                self._enter(_ON_REQUEST[self.state])
+                return message
+            return self._take_message(message)
+        parser.receive_data(data)
         return self.next_request()
 
     def next_request(self) -> RequestHead | None:
@@ -175,36 +189,37 @@ class Connection:
 
         Raises: as `receive`.
         """
+        if self._head is not None:
+            return self._receive_body(self._head)
         try:
-            head = self._head
-            if head is None:
-                message = self._parser.next_message()
-                if message is NEED_DATA:
-                    self.has_unread = self._parser.in_head
-                    self.head_just_began = self.has_unread and self.state is AWAITING_HEAD
-                    if self.has_unread:
-                        self.hold()
-                        self._move(PART_OF_HEAD)
-                    return None
-                assert isinstance(message, RequestHead)
-                if self._held:
-                    self.release()
-                if not message.has_body:
-                    self.body_length = 0
-                    self.has_unread = not self._parser.at_boundary
-                    self._enter(_ON_REQUEST[self.state])
-                    return message
-                self._head = head = message
-                self.has_unread = True
-                self.wants_continue = message.fields.expects_continue
-                self._move(HEAD_WITH_BODY)
-            return self._receive_body(head)
+            message = self._parser.next_message()
         except ProtocolError:
             self.fault()
             raise
-        except OSError as error:
-            self.fault()
-            raise self._store.failed("a request body", error) from None
+        return self._take_message(message)
+
+    def _take_message(self, message: Message) -> RequestHead | None:
+        """Go on after what the parser has said between two requests. Raises: as `receive`."""
+        parser = self._parser
+        if message is NEED_DATA:
+            self.has_unread = parser.in_head
+            self.head_just_began = self.has_unread and self.state is AWAITING_HEAD
+            if self.has_unread:
+                self._hold_or_fail()
+                self._move(PART_OF_HEAD)
+            return None
+        assert isinstance(message, RequestHead)
+        self.release()
+        if not message.has_body:
+            self.body_length = 0
+            self.has_unread = bool(parser.buffer)
+            self._move(REQUEST)
+            return message
+        self._head = message
+        self.has_unread = True
+        self.wants_continue = message.fields.expects_continue
+        self._move(HEAD_WITH_BODY)
+        return self._receive_body(message)
 
     @property
     def received_bytes(self) -> int:
@@ -275,7 +290,24 @@ class Connection:
         """
         return self._parser.unparsed()
 
+    def _hold_or_fail(self) -> None:
+        try:
+            self.hold()
+        except ProtocolError:
+            self.fault()
+            raise
+
     def _receive_body(self, head: RequestHead) -> RequestHead | None:
+        try:
+            return self._take_body_in(head)
+        except ProtocolError:
+            self.fault()
+            raise
+        except OSError as error:
+            self.fault()
+            raise self._store.failed("a request body", error) from None
+
+    def _take_body_in(self, head: RequestHead) -> RequestHead | None:
         while True:
             message = self._parser.next_message()
             if isinstance(message, bytes):

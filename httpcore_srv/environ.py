@@ -58,17 +58,17 @@ class Environs:
     base: what they have in common. Belongs to whoever owns the connection's stream.
     """
 
-    __slots__ = ("_base", "_template", "_template_of")
+    __slots__ = ("_base", "_last", "_template")
 
     def __init__(self, base: Environ) -> None:
         self._base = base
-        self._template = base
-        self._template_of: RequestHead | None = None
+        self._last: RequestHead | None = None
+        self._template: Environ | None = None  # of `_last`, once that has come a second time
 
     def forget(self) -> None:
         """The connection is closed: let go of what refers to it."""
-        self._base = self._template = {}
-        self._template_of = None
+        self._base = {}
+        self._last = self._template = None
 
     def make(self, request: RequestHead) -> Environ:
         """Return the environ of a request, but for its content; it is the caller's.
@@ -76,15 +76,22 @@ class Environs:
         The parser gives out the same object for the same bytes, and nobody changes it: a
         client that repeats itself costs one copy of a dictionary.
         """
-        if request is not self._template_of:
-            environ = {**self._base, **request.fields.environ}
-            environ["REQUEST_METHOD"] = request.method
-            environ["PATH_INFO"] = request.path
-            environ["QUERY_STRING"] = request.query
-            environ["SERVER_PROTOCOL"] = PROTOCOLS[request.minor]
-            environ["RAW_URI"] = environ["REQUEST_URI"] = request.target
-            if request.authority is not None:
-                environ["HTTP_HOST"] = request.authority
-            self._template = environ
-            self._template_of = request
-        return self._template.copy()
+        if request is self._last:
+            template = self._template
+            if template is None:
+                self._template = template = self._make(request)
+            return template.copy()
+        self._last = request
+        self._template = None
+        return self._make(request)
+
+    def _make(self, request: RequestHead) -> Environ:
+        environ = {**self._base, **request.fields.environ}
+        environ["REQUEST_METHOD"] = request.method
+        environ["PATH_INFO"] = request.path
+        environ["QUERY_STRING"] = request.query
+        environ["SERVER_PROTOCOL"] = PROTOCOLS[request.minor]
+        environ["RAW_URI"] = environ["REQUEST_URI"] = request.target
+        if request.authority is not None:
+            environ["HTTP_HOST"] = request.authority
+        return environ

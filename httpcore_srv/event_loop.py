@@ -60,6 +60,7 @@ class EventLoop:
         self.now_ns = clock_ns()
         self.timers = Timers(clock_ns, shortest_timeout_ns)
         self.before_wait: Callable[[], None] = _nothing
+        self.before_timers: Callable[[], None] = _nothing
         self.baton: deque[Any] = deque()  # holds one item, whoever's, while it is laid down
         self.running = True
         self.leader = 0  # native id of the thread that leads
@@ -135,6 +136,7 @@ class EventLoop:
                 if posted.popleft()():
                     return False
             if now_ns >= timers.next_ns:
+                self.before_timers()
                 timers.fire(now_ns)
         return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from httpcore_srv.errors import ProtocolError
-from httpcore_srv.grammar import CONTENT_LENGTH, FIELD_LINES, TRANSFER_CODINGS, is_host
+from httpcore_srv.grammar import CONTENT_LENGTH, FIELD_LINE, TRANSFER_CODINGS, is_host
 from httpcore_srv.messages import FieldBlock
 from httpcore_srv.settings import HTTPLimits
 
@@ -21,13 +21,30 @@ _MAX_REMEMBERED_LENGTH: Final = 64
 _environ_keys: Final[dict[str, str]] = {}
 _valid_hosts: Final[set[str]] = set()
 
+# Whole field lines, for clients send the same ones with request after request: a look-up in
+# place of pattern, decoding and key (0.1 us against 0.6 us a line).
+_MAX_REMEMBERED_LINES: Final = 2048
+_MAX_REMEMBERED_LINE_BYTES: Final = 192
+_known_lines: Final[dict[bytes, tuple[str, str]]] = {}  # field line -> CGI variable, value
+
 _DROPPED: Final = ""
 """The environ key of a field that must not reach the application."""
+
+# Who may do what is not kept longer than its request, and differs from client to client anyway.
+_SECRET: Final = frozenset({"HTTP_COOKIE", "HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION"})
 
 # A second line of these would have to be chosen from, and the proxy in front may choose
 # otherwise. (RFC 9112, 3.2 for Host; 6.3 for Content-Length; RFC 9110, 8.3 for Content-Type.)
 # Equal values are refused too: RFC 9110, 8.6 would let us, not make us, accept them.
 _SINGLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
+
+# What decides about more than itself: a change of these means judging the whole section anew.
+_JUDGED: Final = _SINGLE | {
+    _DROPPED,
+    "HTTP_TRANSFER_ENCODING",
+    "HTTP_CONNECTION",
+    "HTTP_EXPECT",
+}
 
 # What almost every Connection field says, and what that means: (close, keep_alive).
 _CONNECTION: Final = {
@@ -47,15 +64,20 @@ def parse_fields(raw: bytes, minor: int, limits: HTTPLimits) -> FieldBlock:
     Raises: ProtocolError: 431 for too many lines, 413 for a body above the limit, 501 for a
         transfer coding that we do not know, 400 for all else.
     """
-    text = raw.decode("latin-1")
-    lines = FIELD_LINES.findall(text)
-    if len(lines) != text.count("\n"):
-        raise ProtocolError(400, _what_is_wrong(text))
+    lines = raw.split(b"\r\n")
+    del lines[-1]  # what follows the last CRLF: nothing
+    environ: dict[str, str] = {}
+    known = _known_lines.get
+    for line in lines:
+        key, value = known(line) or _judge_line(line, lines)
+        environ[key] = value
     if len(lines) > limits.max_headers:
         raise ProtocolError(431, f"more than {limits.max_headers} header fields")
-    if limits.refuse_underscores and any("_" in name for name, _ in lines):
+    if limits.refuse_underscores and any(b"_" in line.partition(b":")[0] for line in lines):
         raise ProtocolError(400, "a field name with an underscore")
-    environ = _collect(lines, " \r\n" in text or "\t\r\n" in text)
+    if len(environ) != len(lines):
+        environ = _combine(lines)
+    environ.pop(_DROPPED, None)
 
     host = environ.get("HTTP_HOST")
     if host not in _valid_hosts:
@@ -78,26 +100,69 @@ def parse_fields(raw: bytes, minor: int, limits: HTTPLimits) -> FieldBlock:
         unknown = _expects_the_unknown(environ["HTTP_EXPECT"])
         # Without content there is nothing to wait for (RFC 9110, 10.1.1: may be omitted).
         expects = not unknown and bool(chunked or length)
+    return FieldBlock(environ, length, chunked, expects, unknown, close, keep_alive)
+
+
+def varying_key(block: FieldBlock, line: bytes) -> str | None:
+    """Return the CGI variable of a line of `block`, if another value there can be taken unseen.
+
+    None: the server judges it, or it is not in the block just once, or not at all.
+    """
+    key, value = _known_lines.get(line) or _judge_line(line, [line])
+    return key if key not in _JUDGED and block.environ.get(key) == value else None
+
+
+def varied(block: FieldBlock, key: str, line: bytes) -> FieldBlock | None:
+    """Return the block with another line in the place of the one that gave `key`.
+
+    None: it is not that simple.
+    """
+    if FIELD_LINE.fullmatch(line) is None:
+        return None
+    name, _, value = line.partition(b":")
+    if _environ_keys.get(name.decode("latin-1")) != key:
+        return None
+    environ = block.environ.copy()
+    environ[key] = value.strip(b" \t").decode("latin-1")
     return FieldBlock(
-        raw, environ, len(lines), length, chunked, expects, unknown, close, keep_alive, host
+        environ,
+        block.content_length,
+        block.chunked,
+        block.expects_continue,
+        block.unknown_expectation,
+        block.close,
+        block.keep_alive,
     )
 
 
-def _collect(lines: list[tuple[str, str]], trim: bool) -> dict[str, str]:
-    """Turn field lines into CGI variables; `trim`: some value has OWS behind it."""
+def _judge_line(line: bytes, lines: list[bytes]) -> tuple[str, str]:
+    """Return the CGI variable and value of a field line; remember them.
+
+    lines: the section, for the message if the line is no field line.
+    """
+    match = FIELD_LINE.fullmatch(line)
+    if match is None:
+        raise ProtocolError(400, _what_is_wrong(lines.index(line) + 1, line.decode("latin-1")))
+    name = match[1].decode("latin-1")
+    key = _environ_keys.get(name)
+    if key is None:
+        key = _environ_key(name)
+    field = (key, match[2].rstrip(b" \t").decode("latin-1"))
+    if len(line) <= _MAX_REMEMBERED_LINE_BYTES and key not in _SECRET:
+        if len(_known_lines) >= _MAX_REMEMBERED_LINES:
+            _known_lines.clear()
+        _known_lines[line] = field
+    return field
+
+
+def _combine(lines: list[bytes]) -> dict[str, str]:
+    """Turn judged field lines, some with the same name, into CGI variables."""
     environ: dict[str, str] = {}
-    key_of = _environ_keys.get
-    for name, value in lines:
-        key = key_of(name)
-        if key is None:
-            key = _environ_key(name)
-        if trim:
-            value = value.rstrip(" \t")
+    for line in lines:
+        key, value = _known_lines.get(line) or _judge_line(line, lines)
         if key in environ:
-            environ[key] = _combined(key, environ[key], value)
-        else:
-            environ[key] = value
-    environ.pop(_DROPPED, None)
+            value = _combined(key, environ[key], value)
+        environ[key] = value
     return environ
 
 
@@ -193,13 +258,11 @@ def _expects_the_unknown(value: str) -> bool:
     return any(member.strip(" \t") != "100-continue" for member in value.lower().split(","))
 
 
-def _what_is_wrong(text: str) -> str:
-    """Name the first fault in a header section that did not match; for the log.
+def _what_is_wrong(number: int, line: str) -> str:
+    """Name the fault of a line that is no field line; for the log.
 
     Says which line, never what is in it: it may be a secret.
     """
-    lines = enumerate(text.split("\r\n"), 1)
-    number, line = next(each for each in lines if not FIELD_LINES.fullmatch(each[1] + "\r\n"))
     name, colon, _ = line.partition(":")
     if line[:1] in (" ", "\t"):
         fault = "begins with white space (obs-fold)"
@@ -211,7 +274,7 @@ def _what_is_wrong(text: str) -> str:
         fault = "has no name"
     elif name != name.rstrip(" \t"):
         fault = "has white space before the colon"
-    elif not FIELD_LINES.fullmatch(f"{name}:\r\n"):
+    elif not FIELD_LINE.fullmatch(f"{name}:".encode("latin-1")):
         fault = "has a name that is no token"
     else:
         fault = "has a control character"

@@ -9,7 +9,7 @@ make a match take more than one pass: waitress had a CVE for a field pattern tha
 backtracked.
 
 Patterns work on text decoded as latin-1, in which one character is one octet, except for
-those of the chunked coding, which work on the receive buffer itself.
+field lines and the chunked coding, which are matched as they were received.
 """
 
 from __future__ import annotations
@@ -37,15 +37,12 @@ TOKEN_OCTETS: Final = frozenset(i for i in range(128) if re.match(_TOKEN, chr(i)
 # Wider here, narrowed by the caller: the group of the value still has its trailing OWS,
 # because leaving it out would need a repetition that backtracks.
 #
-# The `^` of multi-line mode matches after each LF and nowhere else. So if findall() finds
-# as many lines as there are LFs in a text that ends with one, every octet of it belongs to a
-# valid line: nothing was skipped.
-_FIELD_VALUE: Final = r"[\t\x20-\x7e\x80-\xff]*+"
-_FIELD_LINE: Final = rf"({_TOKEN}):[ \t]*+({_FIELD_VALUE})\r\n"
-FIELD_LINES: Final = re.compile("^" + _FIELD_LINE, re.MULTILINE)
+# In bytes, for what is looked up is bytes, and only what is not found there is matched.
+_FIELD: Final = rf"({_TOKEN}):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)".encode("latin-1")
+FIELD_LINE: Final = re.compile(_FIELD)  # without its CRLF
 
 # The same for one line of a trailer section, in the receive buffer.
-TRAILER_LINE: Final = re.compile(_FIELD_LINE.encode("latin-1"))
+TRAILER_LINE: Final = re.compile(_FIELD + rb"\r\n")
 
 # absolute-path = 1*( "/" segment )                                        RFC 9110, 4.1
 # segment       = *pchar                                                   RFC 3986, 3.3

@@ -40,37 +40,27 @@ class FieldBlock:
         "chunked",
         "close",
         "content_length",
-        "count",
         "environ",
         "expects_continue",
-        "host",
         "keep_alive",
-        "raw",
         "unknown_expectation",
     )
 
     def __init__(
         self,
-        raw: bytes,
         environ: dict[str, str],
-        count: int,
         content_length: int | None,
         chunked: bool,
         expects_continue: bool,
         unknown_expectation: bool,
         close: bool,
         keep_alive: bool,
-        host: str | None,
     ) -> None:
-        self.raw = raw
-        """The field lines as received, each with its CRLF, without the empty line."""
         self.environ = environ
         """CGI variables (PEP 3333): `HTTP_*`, CONTENT_TYPE, CONTENT_LENGTH. Copy, never
         change. Names with an underscore and `Proxy` are left out, and so are
         Transfer-Encoding (bodies are delivered decoded) and CONTENT_LENGTH of a chunked
         request (its length is known only at its end)."""
-        self.count = count
-        """How many field lines there were, the left out ones too."""
         self.content_length = content_length
         """Length of the body in bytes, or None if there was no Content-Length."""
         self.chunked = chunked
@@ -83,8 +73,6 @@ class FieldBlock:
         """Connection has the option `close`."""
         self.keep_alive = keep_alive
         """Connection has the option `keep-alive`."""
-        self.host = host
-        """The value of Host; empty if that was empty; None if there was none."""
 
     def __repr__(self) -> str:
         # Names only: values may be secrets (Cookie, Authorization).

@@ -19,6 +19,7 @@ from httpcore_srv.store import Store
 from httpcore_srv.wire import unread_by_peer
 
 SENDFILE_BYTES: Final = 1 << 20  # one sendfile(2), so that a fast client cannot hold the loop
+HELD_BYTES: Final = 1 << 14  # a larger piece is sent at once: it is no matter of one send(2)
 DONTWAIT: Final = socket.MSG_DONTWAIT
 
 
@@ -40,6 +41,7 @@ class Terms:
     write_ns: how long a client may take nothing; crowded_ns: the same while its thread
     counts as busy because it cannot step aside. min_rate: what it must take on the
     average after that, bytes per second. count: called for what the readout is to show.
+    lock: held by whoever sends what an outbox holds while another thread may add to it.
     """
 
     write_ns: int
@@ -48,6 +50,7 @@ class Terms:
     store: Store
     clock_ns: Callable[[], int]
     count: Callable[[Incident], None]
+    lock: threading.Lock
 
 
 class Outbox:
@@ -56,7 +59,8 @@ class Outbox:
     sock: in blocking mode or not; we never let it block.
     step_aside: called by the running thread before it waits for the client; False if it
         must not wait for long.
-    Belongs to whoever owns its stream.
+    Belongs to whoever owns its stream; but what it holds of a request that is stuck, the
+    leader may send (`send_held_of_stuck`).
     """
 
     __slots__ = (
@@ -71,11 +75,15 @@ class Outbox:
         "_terms",
         "broken",
         "cut_short",
+        "gathers",
+        "held",
         "items",
     )
 
     def __init__(self, sock: socket.socket, terms: Terms, step_aside: Callable[[], bool]) -> None:
         self.items: list[memoryview | FileRange] = []  # hardly ever more than two
+        self.gathers = False  # whole responses are held, for others that go out with them
+        self.held: list[bytes] = []  # comes before whatever is sent
         self.cut_short = False  # a file turned out shorter than was promised
         # The client has not got all that was sent, and nothing may follow: an application
         # that goes on after an exception would have it taken for the rest.
@@ -95,6 +103,8 @@ class Outbox:
 
     def send(self, data: bytes) -> None:
         """Send a piece that others will follow; wait for a slow client. Raises: PeerGone."""
+        if self.held:
+            data = self._take_back() + data
         sent = self._try(data)
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:])
@@ -104,34 +114,103 @@ class Outbox:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.broken = True
 
-    def finish(self, data: bytes) -> None:
-        """Send the last piece; leave to the leader what the socket does not take."""
-        if not data:
-            return
+    def finish(self, data: bytes, content: bytes = b"") -> None:
+        """Send the last piece, and large content after it; never wait.
+
+        Leaves to the leader what the socket does not take; all of it if this outbox
+        gathers. Raises: PeerGone.
+        """
+        if self.gathers and len(data) <= HELD_BYTES and not content:
+            if data:
+                self.held.append(data)
+            # A leader that takes this stream for stuck stops the gathering, and then sends
+            # what is held; we hold, and then look. One of us sends it.
+            if self.gathers:
+                return
+            data = b""
+        if self.held:
+            data = self._take_back() + data
         try:
-            sent = self._send(data, DONTWAIT)
+            if content:
+                sent = self._sock.sendmsg((data, content), (), DONTWAIT)
+            elif data:
+                sent = self._send(data, DONTWAIT)
+            else:
+                return
         except BlockingIOError:
             sent = 0
         except OSError as error:
             raise self._break(str(error)) from None
         if sent < len(data):
             self._keep(memoryview(data)[sent:])
+            sent = len(data)
+        if sent < len(data) + len(content):
+            self._keep(memoryview(content)[sent - len(data) :])
 
     def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:
         """Send `data` and a part of a file, by sendfile(2) and from the leader's thread."""
         if self.broken:
             os.close(fd)
             raise PeerGone("nothing can follow what was lost")
+        if self.held:
+            data = self._take_back() + data
         self.items.append(memoryview(data))
         self._append_file(fd, offset, count)
 
     def hint(self, data: bytes) -> None:
         """Send an interim response, or drop it if the socket takes none of it now."""
+        if self.held:
+            self.held.append(data)
+            return
         sent = self._try(data)
         if 0 < sent < len(data):
             self._send_rest(memoryview(data)[sent:])
 
+    def _take_back(self) -> bytes:
+        """Return what was held: it goes out with what the running thread sends now."""
+        with self._terms.lock:
+            data = b"".join(self.held)
+            self.held.clear()
+        return data
+
     # -- the leader -----------------------------------------------------------------------
+
+    def send_held(self) -> None:
+        """Send what is held; keep what the socket does not take. Never raises."""
+        held = self.held
+        if not held:
+            return
+        data = held[0] if len(held) == 1 else b"".join(held)
+        held.clear()
+        try:
+            sent = self._send(data, DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._break(str(error))
+            return
+        if sent < len(data):
+            self._keep_or_break(memoryview(data)[sent:])
+
+    def send_held_of_stuck(self) -> None:
+        """The same while a thread runs a request of the stream, and is stuck in it.
+
+        That thread may be back at any moment. What it held until then is sent here; all that
+        comes after it sends itself, and to take back a rest of this it needs the lock.
+        """
+        self.gathers = False
+        with self._terms.lock:
+            count = len(self.held)
+            data = b"".join(self.held[:count])
+            try:
+                sent = self._send(data, DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._break(str(error))
+                sent = len(data)
+            # One step under the GIL: the thread sees all of it held, or the rest, or none.
+            self.held[:count] = [data[sent:]] if sent < len(data) else []
 
     def drain(self) -> bool:
         """Send what the socket takes. True: nothing is left; False: it takes no more now.
@@ -158,6 +237,7 @@ class Outbox:
             if isinstance(item, FileRange):
                 os.close(item.fd)
         self.items.clear()
+        self.held.clear()
         self._release()
 
     def close(self) -> None:
@@ -258,6 +338,12 @@ class Outbox:
             raise self._break("no room for the rest of the response") from None
         self._append_file(fd, 0, len(rest))
 
+    def _keep_or_break(self, rest: memoryview) -> None:
+        try:
+            self._keep(rest)
+        except PeerGone:
+            self.broken = True
+
     def _append_file(self, fd: int, offset: int, count: int) -> None:
         if not count:
             os.close(fd)
@@ -303,11 +389,11 @@ class RevocableOutbox(Outbox):
         finally:
             self._lock.release()
 
-    def finish(self, data: bytes) -> None:
+    def finish(self, data: bytes, content: bytes = b"") -> None:
         """Send the last piece, as `Outbox.finish`. Raises: PeerGone once revoked."""
         with self._lock:
             self._enter()
-            super().finish(data)
+            super().finish(data, content)
 
     def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:
         """Send data and file, as `Outbox.finish_file`. Raises: PeerGone once revoked."""

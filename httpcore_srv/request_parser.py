@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 
 from httpcore_srv.body import BodyReader, ChunkedReader, ContentLengthReader
 from httpcore_srv.errors import ProtocolError
-from httpcore_srv.fields import parse_fields
+from httpcore_srv.fields import parse_fields, varied, varying_key
 from httpcore_srv.grammar import (
     ABSOLUTE_FORM,
     AUTHORITY_FORM,
@@ -45,11 +45,15 @@ _MAX_REMEMBERED_LINES: Final = 1024
 _MAX_REMEMBERED_LINE_BYTES: Final = 128
 _known_lines: Final[dict[bytes, RequestLine]] = {}
 
-# A header section above this is parsed anew each time rather than kept with an idle connection.
-_MAX_REMEMBERED_FIELDS_BYTES: Final = 4096
+# A head above this is parsed anew each time rather than kept with an idle connection.
+_MAX_REMEMBERED_HEAD_BYTES: Final = 4096
 
 _CR: Final = 0x0D
 _FIRST_OCTETS: Final = TOKEN_OCTETS | {_CR}  # of a head; CR for the empty line before it
+
+
+# A connection that mixes many clients' requests (a proxy's) is not looked at for ever.
+_MAX_VAIN: Final = 4
 
 
 class HTTPRequest:
@@ -62,8 +66,6 @@ class HTTPRequest:
 
     __slots__ = (
         "_blank_line_seen",
-        "_block",
-        "_data",
         "_eof",
         "_head",
         "_limits",
@@ -73,25 +75,56 @@ class HTTPRequest:
         "_pos",
         "_reader",
         "_scanned",
+        "_seen",
+        "_seen_fields",
+        "_vain",
+        "_varying",
+        "_varying_end",
+        "_varying_key",
+        "buffer",
     )
 
     def __init__(self, limits: HTTPLimits) -> None:
         self._limits = limits
-        # What was received; consumed up to _pos. bytes as received, as long as nothing had
-        # to be put together; a bytearray, with _pos 0, if a piece was added to a rest.
-        self._data: bytes | bytearray = b""
+        # What was received; consumed up to _pos; empty once all was used. bytes as received, as
+        # long as nothing had to be put together; a bytearray, with _pos 0, if a piece was added
+        # to a rest.
+        self.buffer: bytes | bytearray = b""
         self._pos = 0
         self._eof = False
         self._reader: BodyReader | None = None  # a body is being read (or: broken)
         # The last head, for clients that send the same again on their connection.
         self._head: RequestHead | None = None
         self._line: RequestLine | None = None
-        self._block = b""  # its header section with the empty line; empty: not kept
+        self._seen = b""  # its octets; empty: not kept, and no head either
+        self._seen_fields = 0  # where in these the header section begins
+        # The one line of the section that differed from the request before: where it begins and
+        # where its CRLF ends, and its CGI variable. If there is none: the section's end, and "".
+        self._varying = self._varying_end = 0
+        self._varying_key = ""
+        self._vain = 0  # looks in a row that did not find just one
         # How far an unfinished head has been looked through. Offsets from its first octet.
         self._scanned = 0
         self._line_start = 0  # where the line that is not complete yet begins
         self._line_end = 0  # just behind the request line; 0 while that is incomplete
         self._blank_line_seen = False
+
+    def receive(self, data: bytes) -> Message:
+        """Store what the peer sent and take the next message: both of the below in one."""
+        if self.buffer or self._reader is not None:
+            self.receive_data(data)
+            return self.next_message()
+        # The very octets that were found valid before; nothing about them can be different.
+        if data == self._seen:
+            head = self._head
+            if head is not None and not head.has_body:
+                self._blank_line_seen = False
+                return head
+        if not data:
+            self._eof = True
+            return NEED_DATA
+        self.buffer = data
+        return self._next_head(data)
 
     def receive_data(self, data: bytes) -> None:
         """Store what the peer sent; b"" says that it will send nothing more.
@@ -100,17 +133,17 @@ class HTTPRequest:
         """
         if not data:
             self._eof = True
-        elif not self._data:
-            self._data = data
+        elif not self.buffer:
+            self.buffer = data
         elif isinstance(self._reader, _Broken):
             pass  # nobody will ever look at it
         else:
-            if isinstance(self._data, bytes):
-                self._data = bytearray(memoryview(self._data)[self._pos :])
+            if isinstance(self.buffer, bytes):
+                self.buffer = bytearray(memoryview(self.buffer)[self._pos :])
             else:
-                del self._data[: self._pos]
+                del self.buffer[: self._pos]
             self._pos = 0
-            self._data += data
+            self.buffer += data
 
     def next_message(self) -> Message:
         """Take the next complete message out of what has been received.
@@ -124,14 +157,16 @@ class HTTPRequest:
         """
         if self._reader is not None:
             return self._next_of_body(self._reader)
-        data = self._data
-        if not data:
-            return NEED_DATA
+        data = self.buffer
+        return self._next_head(data) if data else NEED_DATA
+
+    def _next_head(self, data: bytes | bytearray) -> Message:
+        """Take a head out of `data`, which is the buffer and not empty."""
         try:
             if isinstance(data, bytearray):
                 if not self._look_through():
                     return NEED_DATA
-                data = self._data = bytes(data)
+                data = self.buffer = bytes(data)
             head = self._take_head(data)
         except ProtocolError as error:
             raise self._break(error) from None
@@ -149,12 +184,12 @@ class HTTPRequest:
     @property
     def at_boundary(self) -> bool:
         """Between requests, with nothing of a next one received."""
-        return self._reader is None and not self._data
+        return self._reader is None and not self.buffer
 
     @property
     def in_head(self) -> bool:
         """Some bytes of a head are there. Ask after NEED_DATA: then it is unfinished."""
-        return self._reader is None and bool(self._data)
+        return self._reader is None and bool(self.buffer)
 
     @property
     def truncated(self) -> bool:
@@ -164,7 +199,7 @@ class HTTPRequest:
     @property
     def unparsed_bytes(self) -> int:
         """How much `unparsed` would return."""
-        return len(self._data) - self._pos
+        return len(self.buffer) - self._pos
 
     def unparsed(self) -> bytes:
         """Return what was received and not consumed.
@@ -172,7 +207,7 @@ class HTTPRequest:
         Between requests that is the beginning of the next ones: another HTTPRequest that
         receives it goes on as this one would.
         """
-        return bytes(self._data[self._pos :])
+        return bytes(self.buffer[self._pos :])
 
     def _take_head(self, data: bytes) -> RequestHead | None:
         """Take the head that begins at the position; None if it is not complete. The hot path."""
@@ -186,16 +221,16 @@ class HTTPRequest:
         if line is None or eol - pos > limits.max_request_line_bytes:
             if eol == pos and not self._blank_line_seen:
                 self._skip_blank_line()
-                return self._take_head(data) if self._data else None
+                return self._take_head(data) if self.buffer else None
             line = _judge_line(data[pos:eol], limits)
 
         start = eol + 2
         last = self._head
-        # The very bytes that were found valid before, with the end of the section: nothing
-        # about them can be different but the version by which they are judged.
-        if last is not None and last.minor == line[4] and data.startswith(self._block, start):
-            stop = start + len(self._block)
-            head = last if line is self._line else _make_head(line, last.fields)
+        known = None if last is None else self._take_known_fields(last, line[4], data, start)
+        if known is not None and last is not None:
+            fields, stop = known
+            same = line is self._line and fields is last.fields
+            head = last if same else _make_head(line, fields)
         else:
             end = data.find(b"\r\n\r\n", eol)
             if end < 0:
@@ -203,18 +238,79 @@ class HTTPRequest:
                 return None
             stop = end + 4
             head = _make_head(line, _judge_fields(data[start : end + 2], line[4], limits))
-            self._block = data[start:stop] if stop - start <= _MAX_REMEMBERED_FIELDS_BYTES else b""
-        self._head = head if self._block else None
+            self._find_varying_line(head, data[start:stop])
         self._line = line
+        if stop - pos <= _MAX_REMEMBERED_HEAD_BYTES:
+            self._head = head
+            self._seen = data[pos:stop]  # copies nothing if that is all of it
+            self._seen_fields = start - pos
+        else:
+            self._head = None
+            self._seen = b""
 
         if stop == len(data):
-            self._data = b""
+            self.buffer = b""
             self._pos = 0
         else:
             self._pos = stop
         self._scanned = self._line_start = self._line_end = 0
         self._blank_line_seen = False
         return head
+
+    def _take_known_fields(
+        self, last: RequestHead, minor: int, data: bytes, start: int
+    ) -> tuple[FieldBlock, int] | None:
+        """Return the fields of the section that begins there, and where it ends.
+
+        None, if more than one line differs from the last head's, or another line than
+        before. Octets that were found valid need not be judged again, but for the version
+        by which they are judged.
+        """
+        seen, fields_at, varying = self._seen, self._seen_fields, self._varying
+        if last.minor != minor or not data.startswith(seen[fields_at : fields_at + varying], start):
+            return None
+        if not self._varying_key:
+            return last.fields, start + varying
+        line_at = start + varying
+        after = data.find(b"\r\n", line_at) + 2
+        if after == 1 or not data.startswith(seen[fields_at + self._varying_end :], after):
+            return None
+        stop = after + len(seen) - fields_at - self._varying_end
+        line = data[line_at : after - 2]
+        if line == seen[fields_at + varying : fields_at + self._varying_end - 2]:
+            return last.fields, stop
+        if stop - start - 2 > self._limits.max_header_bytes:
+            return None
+        fields = varied(last.fields, self._varying_key, line)
+        if fields is None:
+            return None
+        self._varying_end = after - start
+        return fields, stop
+
+    def _find_varying_line(self, head: RequestHead, section: bytes) -> None:
+        """See whether just one line differs from the last head's: so it may be the next time.
+
+        Browsers send the same lines but for Cookie or Referer with request after request.
+        """
+        last, before = self._head, self._seen[self._seen_fields :]
+        self._varying = self._varying_end = len(section)
+        self._varying_key = ""
+        if last is None or last.minor != head.minor or self._vain >= _MAX_VAIN:
+            return
+        self._vain += 1
+        lines, old_lines = section.split(b"\r\n"), before.split(b"\r\n")
+        if len(lines) != len(old_lines):
+            return
+        changed = [number for number, line in enumerate(lines) if line != old_lines[number]]
+        if len(changed) != 1:
+            return
+        number = changed[0]
+        key = varying_key(head.fields, lines[number])
+        if key is not None:
+            self._vain = 0
+            self._varying_key = key
+            self._varying = sum(len(line) + 2 for line in lines[:number])
+            self._varying_end = self._varying + len(lines[number]) + 2
 
     def _skip_blank_line(self) -> None:
         """Pass over one empty line before a request line (RFC 9112 section 2.2).
@@ -228,8 +324,8 @@ class HTTPRequest:
 
     def _consume(self, stop: int) -> None:
         """Move the position, and let go of the received piece once all of it was used."""
-        if stop == len(self._data):
-            self._data = b""
+        if stop == len(self.buffer):
+            self.buffer = b""
             self._pos = 0
         else:
             self._pos = stop
@@ -249,8 +345,8 @@ class HTTPRequest:
         would one who speaks TLS to a plain port; the first octet tells.
         """
         limits = self._limits
-        while self._data:
-            data, start = self._data, self._pos
+        while self.buffer:
+            data, start = self.buffer, self._pos
             if self._scanned == 0 and data[start] not in _FIRST_OCTETS:
                 raise ProtocolError(400, "not a request line: no beginning of a method")
             budget = limits.max_header_bytes if self._line_end else limits.max_request_line_bytes
@@ -276,7 +372,7 @@ class HTTPRequest:
             self._line_start = self._scanned = lf + 1 - start
         if self._pos:
             # What was consumed need not stay in memory as long as the rest makes us wait.
-            self._data = self._data[self._pos :]
+            self.buffer = self.buffer[self._pos :]
             self._pos = 0
         return False
 
@@ -287,7 +383,7 @@ class HTTPRequest:
             return ProtocolError(431, f"header section above {limits.max_header_bytes} bytes")
         # Only octets within the limit: more may have come already, or not.
         looked_at = min(MAX_METHOD_LENGTH + 1, limits.max_request_line_bytes)
-        if b" " not in self._data[self._pos : self._pos + looked_at]:
+        if b" " not in self.buffer[self._pos : self._pos + looked_at]:
             return ProtocolError(400, "not a request line: no end of a method")
         return ProtocolError(414, f"request line above {limits.max_request_line_bytes} bytes")
 
@@ -295,7 +391,7 @@ class HTTPRequest:
         """Take body bytes, or the end of the message."""
         if not reader.done:
             try:
-                piece, stop = reader.take(self._data, self._pos)
+                piece, stop = reader.take(self.buffer, self._pos)
             except ProtocolError as error:
                 raise self._break(error) from None
             self._consume(stop)
@@ -321,7 +417,7 @@ class HTTPRequest:
         if not isinstance(self._reader, _Broken):
             self._reader = _Broken(error)
         self._head = self._line = None
-        self._data = self._block = b""
+        self.buffer = self._seen = b""
         self._pos = 0
         return error.with_traceback(None)
 

@@ -84,6 +84,10 @@ class Sentinel:
         """Look every millisecond for the next second. The leader."""
         self._alert_until_ns = now_ns + ALERT_NS
 
+    def is_alert(self, now_ns: int) -> bool:
+        """Whether a call was stuck, or slow without computing, in the last second."""
+        return now_ns < self._alert_until_ns
+
     def stop(self) -> None:
         """End the thread."""
         self._stopped = True

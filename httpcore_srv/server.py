@@ -137,6 +137,7 @@ class HTTPServer:
             self.store,
             clock_ns,
             self.count,
+            threading.Lock(),
         )
 
     @property
@@ -150,6 +151,7 @@ class HTTPServer:
         make_room(self.settings.limits.max_connections)
         loop = self.loop
         loop.before_wait = self._before_wait
+        loop.before_timers = self.dispatcher.serve_out
         loop.register(self.lifeline.fileno(), select.EPOLLIN, self._on_lifeline)
         self._watch_inbox()
         self.slot.ready()
@@ -179,6 +181,7 @@ class HTTPServer:
             os._exit(1)
         self.dispatcher.sentinel.stop()
         self._watchdog.cancel()
+        self.dispatcher.serve_out()
         for stream in list(self.streams.values()):
             if stream.mode is Mode.RUNNING:
                 stream.cut()
@@ -319,6 +322,9 @@ class HTTPServer:
         return stream.on_event(select.EPOLLIN)
 
     def _on_lifeline(self, mask: int) -> bool:
+        # What follows may close connections, or hand them over.
+        self.dispatcher.serve_out()
+        self.dispatcher.gathers = False
         if self.lifeline.read():
             self.departure.obey(self.slot.order())
             shift = self.slot.shift()
@@ -343,6 +349,8 @@ class HTTPServer:
         """Between two batches: gate the listeners, publish, keep the clock's second."""
         loop, pool = self.loop, self.pool
         now_ns = loop.clock_ns()
+        self.dispatcher.serve_out()
+        self.dispatcher.gathers = not self.leaving and self.dispatcher.is_calm(now_ns)
         self._watchdog.beat(now_ns)
         if self.waiting:
             self.line.retry_siblings()

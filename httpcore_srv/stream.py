@@ -144,16 +144,27 @@ class Stream(Wire):
                 self._wait_for_more()
                 return False
             self._request = request
-            if self._run(crowded):
+            if crowded:
+                self._server.line.wait_for_thread(self)
+                return False
+            if self._run():
                 return True
             if self.mode or not connection.has_unread:
                 return False
             data = None
             crowded = self._is_crowded()
-        # Whoever pipelines without end goes to the end of the queue. Parked, so that
-        # nothing more is read before what is here has been answered.
+            if crowded:
+                break
+        # Whoever pipelines without end goes to the end of the queue, and so does who finds no
+        # thread free. Parked, so that nothing more is read before what is here has been
+        # answered.
         self._has_turn = False
-        self._server.line.wait_for_turn(self)
+        self.send_held()
+        if self.mode is READING:
+            if crowded:
+                self._server.line.wait_for_thread(self)
+            else:
+                self._server.line.wait_for_turn(self)
         return False
 
     def resume(self) -> bool:
@@ -165,39 +176,74 @@ class Stream(Wire):
         self.connection.release()
         if self._request is None:
             return self.received(None) if self.connection.has_unread else self.on_event(EPOLLIN)
-        return self._run(self._is_crowded()) or self._go_on()
+        if self._is_crowded():
+            self._server.line.wait_for_thread(self)
+            return False
+        return self._run() or self._go_on()
 
-    def responded(self) -> None:
-        """The response has been given to the socket or the outbox: go on."""
-        if self.exchange is not None:
-            self._conclude(self.exchange)
+    def responded(self) -> bool:
+        """The request has ended that ran on this thread. True: its response is held."""
+        assert self.exchange is not None
+        self._conclude(self.exchange)
         outbox = self.outbox
+        if not outbox.held or outbox.items or outbox.broken:
+            self._written()
+            return False
+        if not self._keep_alive:
+            self.mode = Mode.WRITING
+            return True
+        self.connection.done_and_kept()
+        self.hops = 0
+        self.deadline_ns = self._server.loop.now_ns + self._server.keep_alive_ns
+        self.mode = READING
+        if self._mask != EPOLLIN or not self.due_tick:
+            self.idle()
+        return True
+
+    def send_held(self) -> None:
+        """Send the responses that are held."""
+        outbox = self.outbox
+        if self.mode is RUNNING:
+            outbox.send_held_of_stuck()
+            return
+        if outbox.held:
+            outbox.send_held()
+            if self.mode or outbox.items or outbox.broken:
+                self._written()
+
+    def _written(self) -> None:
+        """Everything has been given to the socket, or is for the leader to give: go on."""
+        outbox = self.outbox
+        outbox.send_held()
+        server = self._server
         if outbox.broken:
             self.close()
-            return
-        if outbox.items:
+        elif outbox.items:
             self.mode = Mode.WRITING
             outbox.begin_wait()
-            self.set_deadline(self._server.write_ns)
+            self.set_deadline(server.write_ns)
             self.watch(EPOLLOUT)
-            return
-        if not self._keep_alive:
+        elif not self._keep_alive:
             self._finish()
-            return
-        self.connection.done_and_kept()
-        server = self._server
-        self.hops = 0
-        self.deadline_ns = server.loop.now_ns + server.keep_alive_ns
-        self.mode = READING
-        if self._mask != EPOLLIN or not self.due_tick or server.leaving:
-            self.idle()
+        else:
+            connection = self.connection
+            if connection.state is State.RESPONDING:
+                connection.done_and_kept()
+            self.hops = 0
+            self.mode = READING
+            if connection.at_rest:
+                self.deadline_ns = server.loop.now_ns + server.keep_alive_ns
+            else:
+                self.set_deadline(server.header_ns)
+            if self._mask != EPOLLIN or not self.due_tick or server.leaving:
+                self.idle()
 
     def after_response(self) -> bool:
         """Go on after a response that another thread, or the outbox, has ended.
 
         True: the baton was lost, to a request that was pipelined behind it.
         """
-        self.responded()
+        self._written()
         return self._go_on()
 
     def idle(self) -> bool:
@@ -249,13 +295,14 @@ class Stream(Wire):
     @property
     def at_rest(self) -> bool:
         """The client owes us nothing and we owe it nothing. May be closed politely."""
-        return self.mode is READING and self.connection.at_rest
+        return self.mode is READING and self.connection.at_rest and not self.outbox.held
 
     @property
     def movable(self) -> bool:
         """Between two requests, or in the head of one: another process can go on with it."""
         return (
             self.mode in (READING, Mode.WAITING)
+            and not self.outbox.held
             and self.connection.state <= State.RECEIVING_HEAD
             and self.connection.unparsed_bytes <= MAX_UNPARSED_BYTES
         )
@@ -301,13 +348,13 @@ class Stream(Wire):
             return False
         return self.received(None)
 
-    def _run(self, crowded: bool) -> bool:
-        """Give the whole request to the application, now or when a thread is free."""
-        if crowded:
-            self._server.line.wait_for_thread(self)
-            return False
+    def _run(self) -> bool:
+        """Have the whole request run. True: the baton was lost."""
         self.mode = RUNNING
-        return self._server.dispatcher.run(self)
+        dispatcher = self._server.dispatcher
+        # Before the baton is laid down: whoever takes it may have to undo this.
+        self.outbox.gathers = dispatcher.gathers
+        return dispatcher.run(self)
 
     def _wait_for_more(self) -> None:
         connection = self.connection
@@ -316,7 +363,10 @@ class Stream(Wire):
             if connection.wants_continue:
                 connection.wants_continue = False
                 try:
-                    self._send(CONTINUE, DONTWAIT)
+                    if self.outbox.held:
+                        self.outbox.held.append(CONTINUE)
+                    else:
+                        self._send(CONTINUE, DONTWAIT)
                 except OSError as error:
                     self._gone(error)
                     return
@@ -397,6 +447,11 @@ class Stream(Wire):
         extra = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
         is_head = request is not None and request.method == "HEAD"
         page = error_page(error.status, date=server.date, is_head=is_head, extra=extra)
+        if self.outbox.held:
+            self.outbox.held.append(page)
+            self._keep_alive = False
+            self._written()
+            return
         try:
             self._send(page, DONTWAIT)  # a few hundred bytes: the socket takes all or nothing
         except OSError as gone:
@@ -406,6 +461,9 @@ class Stream(Wire):
 
     def _finish(self) -> None:
         """The last response is out."""
+        if self.connection.state is State.CLOSING:  # it was a refusal: more may come
+            self._start_lingering()
+            return
         self.connection.done_and_closed()
         try:
             unread = self.connection.has_unread or self.has_unread()
@@ -457,7 +515,7 @@ class Stream(Wire):
     # -- the thread that runs the request -------------------------------------------------
 
     def respond(self) -> bool:
-        """Run the application and send its response. True: it failed."""
+        """Run the application and send its response, or hold it. True: it failed."""
         request = self._request
         assert request is not None
         server = self._server
@@ -485,7 +543,8 @@ class Stream(Wire):
         assert exchange is not None
         self._conclude(exchange)
         self._has_turn = False
-        if self.outbox.items or not self._keep_alive or self.connection.has_unread:
+        outbox = self.outbox
+        if outbox.items or outbox.held or not self._keep_alive or self.connection.has_unread:
             # Still RUNNING, so nobody touches it before the leader makes this call.
             server.loop.post(self.after_response)
             return
@@ -511,6 +570,7 @@ class Stream(Wire):
 
     def _step_aside(self) -> bool:
         """The running thread must wait for its client. False: not for long."""
+        self.outbox.gathers = False  # it leads no more
         return self._server.dispatcher.wait_aside(self)
 
     def _early_hints(self, headers: Sequence[tuple[str, str]]) -> None:

@@ -61,10 +61,10 @@ class Sink(Protocol):
         Raises: PeerGone.
         """
 
-    def finish(self, data: bytes) -> None:
-        """Send the last piece. Never waits: what the socket does not take is kept.
+    def finish(self, data: bytes, content: bytes = b"") -> None:
+        """Send the last piece, and `content`, which is large, after it.
 
-        Raises: PeerGone.
+        Never waits: what the socket does not take is kept. Raises: PeerGone.
         """
 
     def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:
@@ -222,11 +222,12 @@ class Exchange:
                 self.end()
                 return
             self.sent = length
+            self._over = True
             if length > LARGE_BYTES:
-                self._sink.send(head)
-                head = content
+                self._sink.finish(head, content)
             else:
-                head += content
+                self._sink.finish(head + content)
+            return
         self._over = True
         self._sink.finish(head)
 
