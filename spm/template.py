@@ -166,7 +166,7 @@ class Template:
             _log.exception("worker %d could not start", os.getpid())
             child.leave(1)
         child.run_worker(
-            self._boot,
+            self._boot if self._preload else self._boot_here,
             self._scoreboard,
             self._inboxes,
             lifeline,
@@ -174,6 +174,13 @@ class Template:
             incarnation,
             self._stale_ns,
         )
+
+    def _boot_here(self) -> child.Serve:
+        """Import the application in the worker itself."""
+        serve = self._boot()
+        # No fork follows, but what is frozen costs the collector nothing from now on.
+        heap.settle()
+        return serve
 
     def _close_private(self) -> None:
         """Close what only the template may hold."""

@@ -423,6 +423,30 @@ def test_without_preload_each_worker_loads_for_itself(start: Start) -> None:
     os.close(writer)
 
 
+@pytest.mark.parametrize("preload", [True, False])
+def test_what_a_worker_loads_is_frozen(start: Start, preload: bool) -> None:
+    reader, writer = os.pipe()
+    loaded: list[list[int]] = []
+
+    def boot() -> Callable[[Slot, Lifeline, Siblings], None]:
+        loaded.append([1])
+
+        def serve(slot: Slot, lifeline: Lifeline, siblings: Siblings) -> None:
+            unfrozen = any(found is loaded[0] for found in gc.get_objects())
+            os.write(writer, b"no" if unfrozen else b"yes")
+            obedient(slot, lifeline, siblings)
+
+        return serve
+
+    machine = start(boot, preload=preload)
+    machine.start_template()
+    machine.start_worker()
+    machine.until(WorkerPoked)
+    assert os.read(reader, 10) == b"yes"
+    os.close(reader)
+    os.close(writer)
+
+
 def test_without_preload_a_worker_tells_why_it_cannot_load(start: Start) -> None:
     def boot() -> Callable[[Slot, Lifeline, Siblings], None]:
         raise Broken("no module named aap")
