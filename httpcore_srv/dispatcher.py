@@ -110,6 +110,11 @@ class Dispatcher:
         self._errors = 0
         self._quick = 0
 
+    @property
+    def begun(self) -> int:
+        """How many requests have begun."""
+        return self._begun
+
     def run(self, stream: Job) -> bool:
         """Run the request that `stream` holds, which belongs to the running thread now.
 

@@ -23,6 +23,7 @@ from typing import Final, cast
 
 from httpcore_srv import parcel
 from httpcore_srv.access_log import AccessLog
+from httpcore_srv.collector import Collector
 from httpcore_srv.departure import Departure
 from httpcore_srv.descriptors import make_room
 from httpcore_srv.dispatcher import Dispatcher, Run
@@ -120,7 +121,7 @@ class HTTPServer:
         self._shift = Shift(self)
         self._seldom = Seldom(clock_ns)
         self._inbox_due_ns = 0  # when to look into the inbox again; 0: it is watched
-        self._watchdog = Watchdog(timeouts.worker_s)
+        self._watchdog, self._collector = Watchdog(timeouts.worker_s), Collector(clock_ns)
         self._poked_ns = self._caller = 0  # the latter: the thread that called `run`
         self._handed_out = self._handed_in = 0
         self.moved = False  # a connection came or went, and the slot does not say so yet
@@ -154,6 +155,7 @@ class HTTPServer:
         loop.before_timers = self.dispatcher.serve_out
         loop.register(self.lifeline.fileno(), select.EPOLLIN, self._on_lifeline)
         self._watch_inbox()
+        self._collector.begin()
         self.slot.ready()
         # The manager kills whoever is not ready when it stops. It writes the order and then
         # looks whether we are ready; we say so and then look for the order.
@@ -182,6 +184,7 @@ class HTTPServer:
         self.dispatcher.sentinel.stop()
         self._watchdog.cancel()
         self.dispatcher.serve_out()
+        self._collector.end()
         for stream in list(self.streams.values()):
             if stream.mode is Mode.RUNNING:
                 stream.cut()
@@ -369,12 +372,16 @@ class HTTPServer:
             self.access_log.flush()
         if 0 < self._inbox_due_ns <= now_ns:
             self._watch_inbox()
+        arrivals, busy = self.dispatcher.begun + self.door.accepted, bool(pool.busy or self.waiting)
+        collect_s = self._collector.look(now_ns, arrivals, busy=busy)
         if self.waiting:
             retry_s = RETRY_S
         elif self._inbox_due_ns:
             retry_s = INBOX_PAUSE_NS / 1e9
         elif self.departure.retry_s is not None:
             retry_s = self.departure.retry_s
+        elif collect_s is not None:
+            retry_s = collect_s
         loop.retry_s = retry_s
         with pool.lock:
             self.slot.publish(
