@@ -20,9 +20,12 @@ class WatchedLock:
     def __init__(self) -> None:
         self._condition = threading.Condition(threading.Lock())
         self.entered_by: list[threading.Thread] = []
-        self.after_release: Callable[[], None] | None = None
+        self.before_entry: tuple[threading.Thread, Callable[[], None]] | None = None
 
     def __enter__(self) -> None:
+        if self.before_entry is not None and self.before_entry[0] is threading.current_thread():
+            before, self.before_entry = self.before_entry[1], None
+            before()
         self._condition.acquire()
         self.entered_by.append(threading.current_thread())
 
@@ -33,10 +36,7 @@ class WatchedLock:
         trace: TracebackType | None,
     ) -> None:
         self._condition.notify_all()
-        after, self.after_release = self.after_release, None
         self._condition.release()
-        if after is not None:
-            after()
 
     def wait_for(self, what: Callable[[], bool]) -> None:
         with self._condition:
@@ -86,6 +86,7 @@ class Request:
         self._pool = pool
         self._end_as = end_as or pool.ended
         self.begun: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
+        self.has_ended = False
         self._may_end = threading.Event()
 
     def __call__(self) -> None:
@@ -93,12 +94,17 @@ class Request:
         assert self._may_end.wait(BOUND_S), "a request that nobody ended"
         with self._pool.lock:
             self._end_as()
+            self.has_ended = True
 
     def wait_until_begun(self) -> threading.Thread:
         return self.begun.get(timeout=BOUND_S)
 
     def end(self) -> None:
         self._may_end.set()
+
+    def end_as(self, call: Callable[[], None]) -> None:
+        """Have its thread make another call at its end, from now on."""
+        self._end_as = call
 
 
 class Rig:
@@ -139,6 +145,10 @@ class Rig:
 
     def wait_for_idle(self, count: int) -> None:
         self.lock.wait_for(lambda: self.pool.idle == count)
+
+    def wait_until_down(self, count: int) -> None:
+        """Wait until so many idle threads lie on the stack: the last act before they wait."""
+        self.lock.wait_for(lambda: len(self.pool._stack) == count)
 
     def close(self) -> None:
         for request in self.requests:

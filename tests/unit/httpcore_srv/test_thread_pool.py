@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from httpcore_srv.thread_pool import start_daemon_thread
-from tests.unit.httpcore_srv.pool_rig import BOUND_S, LONG_S, SHORT_S, Rig
+from tests.unit.httpcore_srv.pool_rig import BOUND_S, LONG_S, SHORT_S, Request, Rig
 
 MakeRig = Callable[..., Rig]
 
@@ -90,6 +90,31 @@ def test_a_thread_is_idle_in_the_moment_in_which_it_is_no_longer_busy(rig: Rig) 
     request.end()
     rig.lock.wait_for(lambda: seen.append((rig.pool.busy, rig.pool.idle)) or rig.pool.idle == 1)
     assert set(seen) <= {(1, 0), (0, 1)}
+
+
+def lie_down_in_turn(rig: Rig, count: int) -> list[threading.Thread]:
+    """Return idle threads, in the order in which they have become so."""
+    requests = [rig.submit() for _ in range(count)]
+    threads = [request.wait_until_begun() for request in requests]
+    for request in requests:
+        request.end()
+        rig.wait_until_down(requests.index(request) + 1)
+    return threads
+
+
+def test_the_thread_that_became_idle_last_is_used_first(rig: Rig) -> None:
+    threads = lie_down_in_turn(rig, 4)
+    assert [rig.submit().wait_until_begun() for _ in range(4)] == threads[::-1]
+
+
+def test_light_load_stays_on_one_thread_and_the_others_can_leave(make_rig: MakeRig) -> None:
+    rig = make_rig(min_threads=1)
+    last = lie_down_in_turn(rig, 3)[-1]
+    for _ in range(10):
+        request = rig.submit()
+        assert request.wait_until_begun() is last
+        request.end()
+        rig.wait_until_down(3)
 
 
 def test_jobs_begin_in_the_order_in_which_they_came(rig: Rig) -> None:
@@ -179,21 +204,20 @@ def test_the_pool_grows_again_after_it_has_shrunk(make_rig: MakeRig) -> None:
     assert len(rig.threads.started) == 3
 
 
-def test_a_thread_that_was_promised_a_job_does_not_leave(make_rig: MakeRig) -> None:
-    # `submit` has counted on the idle thread, has released the lock, and not yet put the
-    # job; in that very moment the thread's idle time is over and it asks to leave.
+def test_a_thread_whose_time_is_over_takes_the_job_that_came_in_that_moment(
+    make_rig: MakeRig,
+) -> None:
+    # Its idle time has ended, and before it has the lock to ask whether it may leave, the
+    # leader hands it a job.
     rig = make_rig(min_threads=0, idle_s=0.2)
     first = rig.submit()
     thread = first.wait_until_begun()
     first.end()
     rig.wait_for_idle(1)
-
-    def wait_until_it_asked() -> None:
-        rig.lock.entered_by.clear()
-        rig.lock.wait_for(lambda: thread in rig.lock.entered_by)
-
-    rig.lock.after_release = wait_until_it_asked
-    assert rig.submit().wait_until_begun() is thread
+    late: list[Request] = []
+    rig.lock.before_entry = (thread, lambda: late.append(rig.submit()))
+    rig.lock.wait_for(lambda: bool(late))
+    assert late[0].wait_until_begun() is thread
     assert len(rig.threads.started) == 1
     assert rig.pool.alive == 2
 
@@ -262,6 +286,27 @@ def test_a_job_whose_thread_cannot_be_started_is_not_taken(
     first.end()
     rig.wait_for_idle(1)
     assert rig.submit().wait_until_begun() is rig.threads.started[0]
+
+
+def test_a_job_that_another_took_while_no_thread_could_be_started_counts_as_taken(
+    rig: Rig,
+) -> None:
+    first = rig.submit()
+    thread = first.wait_until_begun()
+    second = Request(rig.pool)
+    rig.requests.append(second)
+
+    def fail_late(target: Callable[[], None], name: str) -> None:
+        first.end()
+        assert second.wait_until_begun() is thread
+        raise RuntimeError("can't start new thread")
+
+    rig.pool._start_thread = fail_late
+    assert rig.pool.submit(second)
+    assert (rig.pool.busy, rig.pool.alive, rig.pool.idle) == (1, 2, 0)
+    second.end()
+    rig.wait_for_idle(1)
+    assert rig.submit().wait_until_begun() is thread
 
 
 def test_a_job_needs_no_new_thread_where_one_is_idle(rig: Rig) -> None:
