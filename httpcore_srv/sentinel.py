@@ -1,9 +1,11 @@
 """The sentinel: takes the baton from a leader that is stuck in the application.
 
 It looks every few milliseconds while requests run on the leader's own thread, every
-millisecond when it has reason to, and sleeps on an event when none has run lately, so
-an idle worker costs nothing. Each look costs the leader the GIL for a moment: looking
-every millisecond always took 5 % of a Flask application's speed.
+millisecond when it has reason to or the process has time to spare, and sleeps on an event
+when none has run lately, so an idle worker costs nothing. Each look costs the leader the
+GIL for a moment: looking every millisecond always took 5 % of a Flask application's speed.
+But it is 5 % of what a worker needs that has nothing to do, and there the time in which
+a slow request keeps quick ones waiting is all that they ever wait.
 
 Stuck is a call that is seen by two looks and whose thread *sleeps* in the kernel. The
 clock alone would not do: on a crowded machine a quick call lasts milliseconds when
@@ -24,6 +26,9 @@ CALM_PERIOD_S: Final = 0.008
 LATE_NS: Final = 1_000_000
 ALERT_NS: Final = 1_000_000_000  # after a call was stuck
 PATIENCE: Final = 10  # looks after which a call that only computes loses the baton, too
+# A process that took less of a core than one part in so many, lately, has time to spare.
+SPARE: Final = 4
+SPARE_WINDOW_NS: Final = 8_000_000
 QUIET_NS: Final = 50_000_000  # no inline call for so long: sleep until there is one
 
 
@@ -47,6 +52,7 @@ class Sentinel:
         there; it must see to it that another thread leads.
     leader: the native id of the thread that leads.
     runnable: whether a thread could run if it had a core.
+    cpu_ns: what the process has taken of the processor.
     """
 
     def __init__(
@@ -57,8 +63,10 @@ class Sentinel:
         clock_ns: Callable[[], int] = time.monotonic_ns,
         pause: Callable[[float], None] = time.sleep,
         runnable: Callable[[int], bool] = is_runnable,
+        cpu_ns: Callable[[], int] = time.process_time_ns,
     ) -> None:
         self.since_ns = 0  # when the running inline call began; written by the leader
+        self.cpu_ns = cpu_ns
         self.asleep = False  # written here; the leader reads it and calls `wake`
         self._baton = baton
         self._on_taken = on_taken
@@ -66,6 +74,8 @@ class Sentinel:
         self._leader = leader
         self._pause = pause
         self._runnable = runnable
+        self._has_time = False
+        self._measured_ns = self._measured_cpu_ns = 0  # when, and what the clocks said then
         self._seen_ns = 0  # the call that the look before saw
         self._looks = 0  # that have seen it
         self._alert_until_ns = 0
@@ -118,7 +128,17 @@ class Sentinel:
         """Return how long to wait for the next look, in seconds."""
         now_ns = self._clock_ns()
         late = self._baton and now_ns - self.since_ns >= LATE_NS
-        return PERIOD_S if late or now_ns < self._alert_until_ns else CALM_PERIOD_S
+        if late or now_ns < self._alert_until_ns or self._has_time_to_spare(now_ns):
+            return PERIOD_S
+        return CALM_PERIOD_S
+
+    def _has_time_to_spare(self, now_ns: int) -> bool:
+        elapsed_ns = now_ns - self._measured_ns
+        if elapsed_ns >= SPARE_WINDOW_NS:
+            cpu_ns = self.cpu_ns()
+            self._has_time = SPARE * (cpu_ns - self._measured_cpu_ns) < elapsed_ns
+            self._measured_ns, self._measured_cpu_ns = now_ns, cpu_ns
+        return self._has_time
 
     def _watch(self) -> None:
         while not self._stopped:

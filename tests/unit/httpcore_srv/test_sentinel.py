@@ -19,6 +19,7 @@ from httpcore_srv.sentinel import (
     PATIENCE,
     PERIOD_S,
     QUIET_NS,
+    SPARE_WINDOW_NS,
     Sentinel,
     is_runnable,
 )
@@ -47,6 +48,7 @@ class Watch:
         self.sentinel = Sentinel(
             self.baton, self._take, lambda: LEADER, clock, runnable=self._is_runnable
         )
+        self.sentinel.cpu_ns = clock  # all the time there is
         self._clock = clock
 
     def _take(self, what: object) -> None:
@@ -214,6 +216,28 @@ def test_after_a_stuck_call_looks_are_frequent_for_a_while(watch: Watch, clock: 
     assert watch.sentinel.pause_s() == PERIOD_S
     clock.advance(1e-5)
     assert watch.sentinel.pause_s() == CALM_PERIOD_S
+
+
+def test_a_process_with_time_to_spare_looks_often(watch: Watch, clock: FakeClock) -> None:
+    used_ns = 0
+    watch.sentinel.cpu_ns = lambda: used_ns
+    watch.sentinel.pause_s()
+    pauses_s = []
+    for share in (0.0, 0.2, 0.3, 1.0, 0.2):
+        clock.advance(SPARE_WINDOW_NS / 1e9)
+        used_ns += int(share * SPARE_WINDOW_NS)
+        pauses_s.append(watch.sentinel.pause_s())
+    assert pauses_s == [PERIOD_S, PERIOD_S, CALM_PERIOD_S, CALM_PERIOD_S, PERIOD_S]
+
+
+def test_what_the_process_takes_is_seen_over_some_looks(watch: Watch, clock: FakeClock) -> None:
+    asked: list[int] = []
+    watch.sentinel.cpu_ns = lambda: asked.append(0) or 0
+    clock.advance(SPARE_WINDOW_NS / 1e9)
+    for _ in range(8):
+        watch.sentinel.pause_s()
+        clock.advance(PERIOD_S)
+    assert len(asked) == 1
 
 
 # -- whether a thread sleeps ---------------------------------------------------------------
