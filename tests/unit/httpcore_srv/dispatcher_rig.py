@@ -27,6 +27,7 @@ class FakeStream:
         self._fails = fails
         self._trace = trace
         self.revocable = True  # it has not begun to respond
+        self.holds = False  # it holds its response
         self.ran_on: threading.Thread | None = None
         self.handed_back: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -36,8 +37,12 @@ class FakeStream:
         self._app()
         return self._fails
 
-    def responded(self) -> None:
+    def responded(self) -> bool:
         self._trace.append("responded")
+        return self.holds
+
+    def send_held(self) -> None:
+        self._trace.append("send_held")
 
     def revoke(self) -> bool:
         self._trace.append("revoke")

@@ -47,7 +47,10 @@ class OutboxRig:
         self.sock, self.client = _tcp_pair() if tcp else socket.socketpair()
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self._count = self.store.incidents.append
-        terms = Terms(write_ns, crowded_ns, min_rate, self.store, self._look, self._count)
+        self.lock = threading.Lock()
+        terms = Terms(
+            write_ns, crowded_ns, min_rate, self.store, self._look, self._count, self.lock
+        )
         self.outbox = kind(self.sock, terms, self._step_aside)
 
     def _step_aside(self) -> bool:
@@ -183,6 +186,11 @@ class HeldSocket:
         self.entered.set()
         assert self.go_on.wait(BOUND_S)
         return self._sock.send(data, flags)
+
+    def sendmsg(self, *args: Any) -> int:
+        self.entered.set()
+        assert self.go_on.wait(BOUND_S)
+        return self._sock.sendmsg(*args)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)

@@ -29,7 +29,7 @@ COMBINED = re.compile(
 def request(
     method: str = "GET", target: str = "/a?b", minor: int = 1, **environ: str
 ) -> RequestHead:
-    fields = FieldBlock(b"", environ, len(environ), None, False, False, False, False, False, "host")
+    fields = FieldBlock(environ, None, False, False, False, False, False)
     return RequestHead(method, target, "/a", "b", minor, None, fields, True, False)
 
 
@@ -42,7 +42,7 @@ class Sink:
     def hint(self, data: bytes) -> None:
         pass
 
-    def finish(self, data: bytes) -> None:
+    def finish(self, data: bytes, content: bytes = b"") -> None:
         pass
 
     def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:

@@ -378,8 +378,9 @@ def test_every_request_is_counted_once_while_the_sentinel_takes_what_it_can() ->
     streams: deque[FakeStream] = deque()
 
     class Counting(FakeStream):
-        def responded(self) -> None:
+        def responded(self) -> bool:
             ended.put(1)
+            return False
 
         def hand_back(self) -> None:
             ended.put(1)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
-import queue
 import resource
 import select
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,13 +37,6 @@ def limited(connections: int = 10_000, per_address: int = 0, **settings: int) ->
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-def on_leader(server: WorkerInThread, call: Callable[[], object]) -> object:
-    """Have the leader do something; return what came of it."""
-    results: queue.SimpleQueue[object] = queue.SimpleQueue()
-    server.server.loop.post(lambda: results.put(call()) is not None)
-    return results.get(timeout=BOUND_S)
 
 
 def idle(
@@ -127,9 +119,9 @@ def test_a_connection_whose_next_request_has_come_is_not_idle(clock: FakeClock) 
             return server.server.door._make_room()
 
         # One is looked at, and it is the wrong one: nobody else is asked this time.
-        assert on_leader(server, make_room) is False
+        assert server.on_leader(make_room) is False
         assert asking.response().status == 200
-        assert on_leader(server, server.server.door._make_room) is True
+        assert server.on_leader(server.server.door._make_room) is True
         second.assert_closed()
         assert asking.ask().status == 200
 
@@ -142,7 +134,7 @@ def test_a_client_that_has_closed_makes_room_first_or_last(clock: FakeClock) -> 
             gone.close()
             return server.server.door._make_room()
 
-        assert on_leader(server, make_room) is True
+        assert server.on_leader(make_room) is True
         server.until_connections(1)
         assert staying.ask().status == 200
 

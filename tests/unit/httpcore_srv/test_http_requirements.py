@@ -62,7 +62,7 @@ def test_a_head_request_that_waited_too_long_gets_a_503_without_content() -> Non
     app = Echo()
     settings = HTTPSettings(max_threads=1, timeouts=HTTPTimeouts(queue_s=5))
     with worker(app, settings, clock_ns=clock) as server:
-        server.server.dispatcher.inline = False  # the loop goes on while the request runs
+        server.use_pool()  # the loop goes on while the request runs
         running, waiting = server.connect(), server.connect()
         for client in (running, waiting):
             assert client.ask().status == 200
@@ -87,7 +87,7 @@ def test_a_head_request_that_took_too_long_gets_a_504_without_content() -> None:
     app = Echo()
     settings = HTTPSettings(timeouts=HTTPTimeouts(request_s=5))
     with worker(app, settings, clock_ns=clock) as server, server.connect() as client:
-        server.server.dispatcher.inline = False
+        server.use_pool()
         client.send(get("/wait").replace(b"GET", b"HEAD"))
         app.gate.entered()
         try:
@@ -128,7 +128,7 @@ def test_no_more_than_one_piece_is_read_ahead_of_the_request_that_runs() -> None
     pipelined = get("/next", padding) * 300
     assert len(pipelined) > 4 * RECEIVE_BYTES
     with worker(app) as server, server.connect() as client:
-        server.server.dispatcher.inline = False  # the loop could read on while the request runs
+        server.use_pool()  # the loop could read on while the request runs
         client.send(get("/wait"))
         app.gate.entered()
         sender = threading.Thread(target=client.send, args=(pipelined,))

@@ -246,7 +246,7 @@ def test_a_head_octet_by_octet_is_looked_at_once() -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: " + b"b" * 20_000 + b"\r\n\r\n"
     parser.receive_data(head[:1])
     parser.receive_data(head[1:2])
-    parser._data = Counting(parser._data)
+    parser.buffer = Counting(parser.buffer)
     for position in range(2, len(head)):
         assert parser.next_message() is NEED_DATA
         parser.receive_data(head[position : position + 1])

@@ -268,7 +268,7 @@ def test_now_does_not_wait_for_a_stop_in_progress(clock: FakeClock) -> None:
 def test_now_does_not_wait_for_requests_on_the_threads_of_the_pool() -> None:
     app = Echo()
     with worker(app) as server:
-        server.server.dispatcher.inline = False
+        server.use_pool()
         client = server.connect()
         client.send(get("/wait"))
         app.gate.entered()
@@ -283,7 +283,7 @@ def test_a_departure_ends_with_the_grace(
 ) -> None:
     app = Echo()
     with worker(app, clock_ns=clock, graceful_timeout_s=30) as server:
-        server.server.dispatcher.inline = False
+        server.use_pool()
         client = server.connect()
         client.send(get("/wait"))
         app.gate.entered()
@@ -303,7 +303,7 @@ def test_a_departure_ends_with_the_grace(
 def test_without_its_manager_a_worker_finishes_and_leaves(clock: FakeClock) -> None:
     app = Echo()
     with worker(app, clock_ns=clock) as server:
-        server.server.dispatcher.inline = False
+        server.use_pool()
         idle, busy = server.connect(), server.connect()
         idle.ask()
         busy.send(get("/wait"))
@@ -328,7 +328,7 @@ def test_an_orphan_without_connections_leaves_at_once(clock: FakeClock) -> None:
 def test_an_orphan_that_draws_its_last_breath_does_not_spin(clock: FakeClock) -> None:
     app = Echo()
     with worker(app, clock_ns=clock) as server:
-        server.server.dispatcher.inline = False
+        server.use_pool()
         client = server.connect()
         client.send(get("/wait"))
         app.gate.entered()
@@ -355,7 +355,7 @@ def test_an_orphan_whose_requests_do_not_end_ends_itself(
     monkeypatch.setattr(departure.os, "_exit", end)
     app = Echo()
     with worker(app, clock_ns=clock, graceful_timeout_s=30) as server:
-        server.server.dispatcher.inline = False
+        server.use_pool()
         client = server.connect()
         client.send(get("/wait"))
         app.gate.entered()
@@ -392,7 +392,7 @@ def test_a_request_that_ends_after_now_ends_quietly() -> None:
         return Closing([b"ok"])
 
     with worker(answer) as server:
-        server.server.dispatcher.inline = False
+        server.use_pool()
         client = server.connect()
         assert client.ask().text == "ok"
         gate.entered()

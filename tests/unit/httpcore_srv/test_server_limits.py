@@ -221,7 +221,7 @@ def test_the_time_of_the_application_is_not_the_clients() -> None:
     clock = FakeClock()
     app = Echo()
     with worker(app, TIMED, clock_ns=clock) as server, server.connect() as client:
-        server.server.dispatcher.inline = False  # the loop goes on while the request runs
+        server.use_pool()  # the loop goes on while the request runs
         client.send(get("/wait"))
         app.gate.entered()
         for _ in range(5):

@@ -445,8 +445,11 @@ def test_a_request_that_ends_just_as_the_baton_is_taken_is_counted() -> None:
             loop.baton.pop()  # the sentinel has it, and has come no further yet
             return False
 
-        def responded(self) -> None:
+        def responded(self) -> bool:
             raise AssertionError("the baton was lost")
+
+        def send_held(self) -> None:
+            raise AssertionError("nothing is held")
 
         def hand_back(self) -> None:
             self.handed_back = True

@@ -66,7 +66,7 @@ def app() -> Streaming:
 
 def begin(server: WorkerInThread, app: Streaming, path: str) -> Client:
     """Return a client whose response goes on, on a thread of the pool."""
-    server.server.dispatcher.inline = False
+    server.use_pool()
     client = server.connect()
     client.send(get(path))
     assert app.gates[path].entered() == path

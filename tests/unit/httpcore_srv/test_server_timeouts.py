@@ -57,7 +57,7 @@ def lines(server: WorkerInThread, log: IO[str]) -> list[str]:
 
 def stuck(server: WorkerInThread, app: Echo, request: bytes = get("/wait")) -> Client:
     """Return a client whose request is at the gate, on a thread of the pool."""
-    server.server.dispatcher.inline = False
+    server.use_pool()
     client = server.connect()
     client.send(request)
     app.gate.entered()
@@ -345,7 +345,7 @@ def test_who_waits_too_long_for_a_thread_is_told_to_come_again(
     server, app, (busy, client, *_) = crowded
     if read:
         # Its head has begun, so the rest is read although there is no thread.
-        server.server.dispatcher.inline = False
+        server.use_pool()
         begin_head(server, client)
         client.send(GET[10:])
     else:

@@ -186,7 +186,7 @@ def test_a_request_that_is_on_the_wire_is_read_by_the_sibling() -> None:
 
 def test_running_ones_move_when_they_come_to_rest() -> None:
     with pair(HTTPSettings(max_threads=4)) as both:
-        both.a.server.dispatcher.inline = False
+        both.a.use_pool()
         clients = both.clients(4)
         for client in clients:
             client.send(get("/wait"))
@@ -205,7 +205,7 @@ def test_running_ones_move_when_they_come_to_rest() -> None:
 
 def test_those_that_wait_for_a_thread_move() -> None:
     with pair(HTTPSettings(max_threads=1)) as both:
-        both.a.server.dispatcher.inline = False
+        both.a.use_pool()
         both.b.siblings.free = False
         clients = both.clients(3)
         clients[0].send(get("/wait"))
@@ -225,7 +225,7 @@ def test_those_that_wait_for_a_thread_move() -> None:
 
 def test_closed_ones_are_skipped() -> None:
     with pair(HTTPSettings(max_threads=4)) as both:
-        both.a.server.dispatcher.inline = False
+        both.a.use_pool()
         clients = both.clients(4)
         for client in clients:
             client.send(get("/wait", "Connection: close" if client is clients[0] else "X: y"))
@@ -255,7 +255,7 @@ def test_one_that_may_not_move_again_does_not_hold_up_the_others() -> None:
 
 def held_up(both: Pair) -> list[Client]:
     """Return four clients with running requests, half of which are to move."""
-    both.a.server.dispatcher.inline = False
+    both.a.use_pool()
     clients = both.clients(4)
     for client in clients:
         client.send(get("/wait"))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -27,18 +26,6 @@ from tests.unit.httpcore_srv.worker_in_thread import (
     post,
     worker,
 )
-
-
-def on_leader(server: WorkerInThread, call: Callable[[], object]) -> object:
-    """Have the leader do something; return what came of it."""
-    results: queue.SimpleQueue[object] = queue.SimpleQueue()
-
-    def make() -> bool:
-        results.put(call())
-        return False
-
-    server.server.loop.post(make)
-    return results.get(timeout=BOUND_S)
 
 
 def only_stream(server: WorkerInThread) -> Stream:
@@ -63,7 +50,7 @@ def app() -> Echo:
 @pytest.fixture
 def server(app: Echo) -> Iterator[WorkerInThread]:
     with worker(app, HTTPSettings(max_threads=2), sentinel=False) as one:
-        one.server.dispatcher.inline = False
+        one.use_pool()
         yield one
 
 
@@ -136,15 +123,15 @@ def test_what_was_posted_for_a_stream_that_has_gone_on_does_nothing(
     server: WorkerInThread, app: Echo
 ) -> None:
     client, stream = running(server, app)
-    on_leader(server, stream.unwatch)
-    assert on_leader(server, stream.idle) is False
+    server.on_leader(stream.unwatch)
+    assert server.on_leader(stream.idle) is False
     assert stream._mask == 0, "watched while a thread runs its request"
     app.gate.open()
     assert client.response().status == 200
     client.close()
     server.until_connections(0)
-    assert on_leader(server, stream.idle) is False
-    on_leader(server, stream.close)  # once more
+    assert server.on_leader(stream.idle) is False
+    server.on_leader(stream.close)  # once more
     assert stream.mode is Mode.CLOSED
 
 
@@ -155,12 +142,12 @@ def test_a_stream_that_does_not_wait_any_more_is_not_resumed(
     client.ask()
     server.until_at_rest()
     stream = only_stream(server)
-    assert on_leader(server, stream.resume) is False
+    assert server.on_leader(stream.resume) is False
     assert stream.at_rest
     assert client.ask().status == 200
     client.close()
     server.until_connections(0)
-    assert on_leader(server, stream.resume) is False
+    assert server.on_leader(stream.resume) is False
     assert stream.mode is Mode.CLOSED
 
 
@@ -177,7 +164,7 @@ def test_a_stream_that_was_handed_back_since_the_timers_looked_does_not_expire(
         stream.expire()
         return bool(stream.due_tick)
 
-    assert on_leader(server, expire) is True, "nobody looks at its new deadline"
+    assert server.on_leader(expire) is True, "nobody looks at its new deadline"
     assert client.response().status == 200
     assert client.ask().status == 200
 
@@ -205,7 +192,7 @@ Crowd = tuple[WorkerInThread, Client, Stream]
 
 def test_without_a_free_thread_nothing_is_waited_for_that_has_not_come(crowded: Crowd) -> None:
     server, client, stream = crowded
-    assert on_leader(server, lambda: stream.on_event(EPOLLIN)) is False
+    assert server.on_leader(lambda: stream.on_event(EPOLLIN)) is False
     assert stream.at_rest
     assert server.server.waiting == server.server.line.streams
     assert len(server.server.waiting) == 0
@@ -299,7 +286,7 @@ def test_a_whole_request_that_cannot_be_held_while_it_waits_is_refused(
     )
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full_disk())
     with worker(app, settings, clock_ns=FakeClock(), sentinel=False) as server:
-        server.server.dispatcher.inline = False
+        server.use_pool()
         client = server.connect()
         client.send(first)
         server.until_connections(1)

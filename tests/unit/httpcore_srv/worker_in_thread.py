@@ -324,6 +324,28 @@ class WorkerInThread:
         clock.advance(seconds)
         self.wake()
 
+    def on_leader(self, call: Callable[[], object]) -> Any:
+        """Have the leader do something; return what came of it."""
+        results: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+        def make() -> bool:
+            results.put(call())
+            return False
+
+        self.server.loop.post(make)
+        return results.get(timeout=BOUND_S)
+
+    def use_pool(self) -> None:
+        """Have requests run on threads of the pool, as if the sentinel had come.
+
+        By the leader, which may hold back responses only as long as it runs requests itself.
+        """
+
+        def use() -> None:
+            self.server.dispatcher.inline = self.server.dispatcher.gathers = False
+
+        self.on_leader(use)
+
     def take_baton(self) -> None:
         """Be the sentinel: take the baton from a request that blocks."""
         look = self.server.dispatcher.sentinel.look

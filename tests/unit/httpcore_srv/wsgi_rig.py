@@ -52,6 +52,7 @@ class FakeSink:
         self.data = b""
         self.calls: list[str] = []
         self.too_late: list[bytes] = []  # what came after the last piece
+        self.large: list[bytes] = []  # content that came beside its head
         self._gone_after = gone_after
 
     def _take(self, call: str, data: bytes) -> None:
@@ -76,8 +77,10 @@ class FakeSink:
     def abort(self) -> None:
         self._take("abort", b"")
 
-    def finish(self, data: bytes) -> None:
-        self._take("finish", data)
+    def finish(self, data: bytes, content: bytes = b"") -> None:
+        self._take("finish", data + content)
+        if content:
+            self.large.append(content)
 
     def finish_file(self, data: bytes, fd: int, offset: int, count: int) -> None:
         try:
