@@ -3,8 +3,8 @@
 Inline, while the application is quick: the leader lays the baton down, runs the
 request on its own thread and takes the baton back. No queue, no lock, no second
 thread. If the sentinel took the baton meanwhile, the application was not quick:
-from then on requests go through the pool's queue, until 256 of them in a row
-took less than a millisecond.
+from then on requests go through the pool, until many of them in a row took less than
+a millisecond, and those of the kind that was slow for longer (see `experience.py`).
 
 Both ways run the same `Stream.respond`. A thread that has to wait for its client while
 it leads gives the baton away by itself, and is one of the pool's from then on.
@@ -16,17 +16,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from httpcore_srv.event_loop import EventLoop
+from httpcore_srv.experience import QUICK_NS, Experience
 from httpcore_srv.ports import Slot
 from httpcore_srv.sentinel import Sentinel
 from httpcore_srv.thread_pool import ThreadPool
 
 log = logging.getLogger("smart_http.worker")
 
-QUICK_NS: Final = 1_000_000  # a request that took no longer was quick
-QUICK_RUN: Final = 256  # quick requests in a row that make inline running the better bet again
 # How long a response is held at most for those of the requests behind it, if these are quick.
 HOLD_NS: Final = 250_000
 # After a request that was not quick nothing is held for so many times its duration: what a slow
@@ -37,6 +36,10 @@ UNCALM: Final = 100
 class Job(Protocol):
     """A stream that holds a complete request."""
 
+    @property
+    def kind(self) -> int:
+        """What requests have in common that are likely to take equally long. Any thread."""
+
     def respond(self) -> bool:
         """Run the application and send the response, or hold it. True: it failed."""
 
@@ -45,6 +48,9 @@ class Job(Protocol):
 
     def send_held(self) -> None:
         """Send what is held. The leader."""
+
+    def stop_gathering(self) -> None:
+        """From now on, send what there is at once. The leader."""
 
     def hand_back(self) -> None:
         """Give the connection back to the leader, from a thread that does not lead."""
@@ -108,7 +114,8 @@ class Dispatcher:
         self._uncounted: set[Job] = set()  # whose baton the sentinel took, and is about to count
         self._ended_pooled = 0
         self._errors = 0
-        self._quick = 0
+        self._experience = Experience()
+        self._slow_kinds = self._experience.slow_kinds
 
     @property
     def begun(self) -> int:
@@ -122,8 +129,9 @@ class Dispatcher:
         """
         self._begun += 1
         self._store_begun(self._begun)
-        if not self.inline:
+        if not self.inline or (self._slow_kinds and stream.kind in self._slow_kinds):
             self.serve_out()  # a thread of the pool is to find nothing held
+            stream.stop_gathering()
             # If there is no thread to be had, the leader runs it after all.
             if self._pool.submit(lambda: self._serve(stream)):
                 return False
@@ -269,7 +277,7 @@ class Dispatcher:
             del self.running[stream]
             self._written_off.add(stream)
             pool.write_off()
-            self._count_pooled(self._clock_ns() - run.began_ns, failed=True)
+            self._count_pooled(stream.kind, self._clock_ns() - run.began_ns, failed=True)
         self._on_freed()
         return True
 
@@ -284,6 +292,7 @@ class Dispatcher:
 
     def _end_pooled(self, stream: Job, duration_ns: int, failed: bool) -> None:
         pool = self._pool
+        kind = stream.kind
         with pool.lock:
             run = self.running.pop(stream, None)
             owned = stream not in self._written_off
@@ -293,19 +302,22 @@ class Dispatcher:
             else:
                 if run is None:
                     self._uncounted.add(stream)
-                if run is not None and run.aside:
+                aside = run is not None and run.aside
+                if aside:
                     pool.stream_ended()
                     self._slot.aside(pool.streams)
                 else:
                     pool.ended()
-                self._count_pooled(duration_ns, failed)
+                self._count_pooled(kind, duration_ns, failed, by_client=aside)
         if owned:
             # In this order: a thread that is free, and only then the connection and whatever
             # waited for a thread. Otherwise a client's next request could find none.
             stream.hand_back()
         self._on_freed()
 
-    def _count_pooled(self, duration_ns: int, failed: bool) -> None:
+    def _count_pooled(
+        self, kind: int, duration_ns: int, failed: bool, *, by_client: bool = False
+    ) -> None:
         """Count a request that a pool thread ended. The pool's lock is held."""
         self._ended_pooled += 1
         self._slot.ended_pooled(self._ended_pooled)
@@ -314,13 +326,11 @@ class Dispatcher:
         self._slot.busy(max(0, self._pool.busy))
         if failed:
             self._count_error()
+        experience = self._experience
         if duration_ns >= QUICK_NS:
-            self._quick = 0
-        elif not self.inline:
-            self._quick += 1
-            if self._quick >= QUICK_RUN:
-                self._quick = 0
-                self.inline = True
+            experience.was_slow(kind, duration_ns, by_client=by_client)
+        elif experience.was_quick(kind, self._clock_ns(), inline=self.inline):
+            self.inline = True
 
     def _count_error(self) -> None:
         """The application failed a request. The pool's lock is held."""
@@ -342,6 +352,7 @@ class Dispatcher:
                 self._uncounted.discard(stream)
             else:
                 self.running[stream] = Run(self.sentinel.since_ns, self._loop.leader_ident)
-            self._quick = 0
+            # A thread that has ended already has let go of its request: then no kind is learned.
+            self._experience.disappointed(stream.kind, self._clock_ns())
             self._slot.busy(max(0, pool.busy))
         pool.run_aside(self._lead)

@@ -89,6 +89,12 @@ class Stream(Wire):
         base["smart_http.client_gone"] = base["waitress.client_disconnected"] = self.peer_has_closed
         self._environs = Environs(base)
 
+    @property
+    def kind(self) -> int:
+        """The kind of the request that runs; 0 if none does. Any thread."""
+        request = self._request
+        return 0 if request is None else hash((request.method, request.path))
+
     # -- the leader ---------------------------------------------------------------------
 
     def on_event(self, mask: int) -> bool:
@@ -210,6 +216,10 @@ class Stream(Wire):
             outbox.send_held()
             if self.mode or outbox.items or outbox.broken:
                 self._written()
+
+    def stop_gathering(self) -> None:
+        """Have whatever is sent from now on go out at once."""
+        self.outbox.gathers = False
 
     def _written(self) -> None:
         """Everything has been given to the socket, or is for the leader to give: go on."""

@@ -7,8 +7,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from httpcore_srv.dispatcher import QUICK_NS, Dispatcher
+from httpcore_srv.dispatcher import Dispatcher
 from httpcore_srv.event_loop import EventLoop
+from httpcore_srv.experience import QUICK_NS
 from httpcore_srv.sentinel import PATIENCE
 from httpcore_srv.thread_pool import ThreadPool
 from tests.fakes.worker import FakeClock, FakeSlot
@@ -21,8 +22,14 @@ class FakeStream:
     """A request whose application does what the test says; remembers what became of it."""
 
     def __init__(
-        self, app: Callable[[], None] = lambda: None, *, fails: bool = False, trace: list[str]
+        self,
+        app: Callable[[], None] = lambda: None,
+        *,
+        fails: bool = False,
+        trace: list[str],
+        kind: int = 1,
     ) -> None:
+        self.kind = kind
         self._app = app
         self._fails = fails
         self._trace = trace
@@ -71,6 +78,7 @@ class Rig:
         self.freed: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.dispatcher = Dispatcher(self.loop, self.pool, self.slot, self._freed, self._lead)
         self.sentinel = self.dispatcher.sentinel
+        self.sentinel.cpu_ns = self.clock  # the process has no time to spare
 
     def _start(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -85,15 +93,19 @@ class Rig:
         self.freed.put(self.pool.lock.acquire(timeout=BOUND_S))
         self.pool.lock.release()
 
-    def stream(self, app: Callable[[], None] = lambda: None, *, fails: bool = False) -> FakeStream:
-        return FakeStream(app, fails=fails, trace=self.trace)
+    def stream(
+        self, app: Callable[[], None] = lambda: None, *, fails: bool = False, kind: int = 1
+    ) -> FakeStream:
+        return FakeStream(app, fails=fails, trace=self.trace, kind=kind)
 
-    def run(self, app: Callable[[], None] = lambda: None, *, fails: bool = False) -> bool:
-        return self.dispatcher.run(self.stream(app, fails=fails))
+    def run(
+        self, app: Callable[[], None] = lambda: None, *, fails: bool = False, kind: int = 1
+    ) -> bool:
+        return self.dispatcher.run(self.stream(app, fails=fails, kind=kind))
 
-    def run_pooled(self, duration_ns: int = 0, *, fails: bool = False) -> None:
-        """Run one request through the queue, to its end."""
-        stream = self.stream(lambda: self.clock.advance(duration_ns / 1e9), fails=fails)
+    def run_pooled(self, duration_ns: int = 0, *, fails: bool = False, kind: int = 1) -> None:
+        """Run one request through the pool, to its end."""
+        stream = self.stream(lambda: self.clock.advance(duration_ns / 1e9), fails=fails, kind=kind)
         assert not self.dispatcher.run(stream)
         stream.wait_until_handed_back()
         assert self.freed.get(timeout=BOUND_S)

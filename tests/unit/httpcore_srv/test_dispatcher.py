@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from httpcore_srv.dispatcher import QUICK_NS, QUICK_RUN
+from httpcore_srv.experience import CALM_NS, QUICK_NS, QUICK_RUN
 from httpcore_srv.sentinel import ALERT_NS, CALM_PERIOD_S, PERIOD_S
 from tests.unit.httpcore_srv.dispatcher_rig import BOUND_S, Contested, FakeStream, Rig
 
@@ -355,6 +355,7 @@ def test_after_switching_back_a_takeover_asks_for_a_whole_row_again(pooled: Rig)
     for _ in range(QUICK_RUN):
         pooled.run_pooled()
     assert pooled.dispatcher.inline
+    pooled.clock.advance(CALM_NS / 1e9)  # sooner it would ask for a longer one
     assert pooled.run(pooled.get_stuck)
     assert pooled.freed.get(timeout=BOUND_S)
     leaver = threading.Thread(target=lambda: pooled.pool.serve(leave_when_idle=False), daemon=True)
@@ -366,6 +367,60 @@ def test_after_switching_back_a_takeover_asks_for_a_whole_row_again(pooled: Rig)
     assert pooled.dispatcher.inline
     begun, inline, ended, _ = pooled.counters()
     assert begun == inline + ended == 2 * QUICK_RUN + 1
+
+
+# -- kinds of requests ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def wiser(rig: Rig) -> Rig:
+    """A rig in which requests of kind 2 have been slow, and those of kind 1 quick since."""
+    assert rig.run(rig.get_stuck, kind=2)
+    assert rig.freed.get(timeout=BOUND_S)
+    threading.Thread(target=lambda: rig.pool.serve(leave_when_idle=False), daemon=True).start()
+    for number in range(QUICK_RUN):
+        if number % 100 == 0:
+            rig.run_pooled(100 * QUICK_NS, kind=2)
+        rig.run_pooled(kind=1)
+    return rig
+
+
+def test_slow_requests_of_a_known_kind_do_not_keep_the_others_in_the_pool(wiser: Rig) -> None:
+    assert wiser.dispatcher.inline
+    stream = wiser.stream(kind=1)
+    assert not wiser.dispatcher.run(stream)
+    assert stream.ran_on is threading.current_thread()
+
+
+def test_requests_of_a_kind_that_was_slow_go_through_the_pool(wiser: Rig) -> None:
+    stream = wiser.stream(kind=2)
+    assert not wiser.dispatcher.run(stream)
+    stream.wait_until_handed_back()
+    assert stream.ran_on is not threading.current_thread()
+
+
+def test_a_kind_that_has_become_quick_runs_inline_again(wiser: Rig) -> None:
+    for _ in range(QUICK_RUN):
+        assert wiser.dispatcher.inline
+        wiser.run_pooled(kind=2)
+    stream = wiser.stream(kind=2)
+    assert not wiser.dispatcher.run(stream)
+    assert stream.ran_on is threading.current_thread()
+
+
+def test_a_slow_kind_runs_inline_where_there_is_no_thread_to_be_had(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(target: object, name: str) -> None:
+        raise RuntimeError("can't start new thread")
+
+    assert rig.run(rig.get_stuck, kind=2)
+    rig.dispatcher.inline = True
+    rig.pool.run_aside(lambda: None)  # takes the idle one
+    monkeypatch.setattr(rig.pool, "_start_thread", no_thread)
+    stream = rig.stream(kind=2)
+    assert not rig.dispatcher.run(stream)
+    assert stream.ran_on is threading.current_thread()
 
 
 # -- everything at once --------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from httpcore_srv.dispatcher import QUICK_NS
+from httpcore_srv.experience import QUICK_NS
 from tests.unit.httpcore_srv.dispatcher_rig import (
     BOUND_S,
     MAX_STREAMS,

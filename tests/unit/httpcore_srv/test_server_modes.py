@@ -13,8 +13,9 @@ import pytest
 
 from httpcore_srv import HTTPSettings, ThreadPool
 from httpcore_srv import sentinel as sentinel_module
-from httpcore_srv.dispatcher import QUICK_RUN, Dispatcher
+from httpcore_srv.dispatcher import Dispatcher
 from httpcore_srv.event_loop import EventLoop
+from httpcore_srv.experience import QUICK_RUN
 from httpcore_srv.stream import PIPELINE_RUN
 from httpcore_srv.wsgi import Environ, StartResponse
 from tests.fakes.worker import BOUND_S, FakeClock, FakeSlot
@@ -136,17 +137,38 @@ def test_a_slow_request_begins_the_run_of_quick_ones_anew() -> None:
         client = taken_over(server, app)
         app.gate.open(2)
         client.response()
-        for path in ["/"] * (QUICK_RUN - 1) + ["/wait"] + ["/"] * (QUICK_RUN - 1):
+        for path in ["/"] * (QUICK_RUN - 1) + ["/wait/2"] + ["/"] * (QUICK_RUN - 1):
             client.ask(get(path))
             server.until_at_rest()
         assert not server.server.dispatcher.inline
 
 
+def test_quick_requests_run_inline_beside_slow_ones_of_another_path() -> None:
+    clock = FakeClock()
+    app = Ticking(clock)
+    with worker(app, sentinel=False, clock_ns=clock) as server:
+        client = taken_over(server, app)
+        app.gate.open(12)
+        client.response()
+        for number in range(QUICK_RUN):
+            client.ask(get("/"))
+            if number % 100 == 50:
+                client.ask(get(f"/wait?{number}"))
+            server.until_at_rest()
+        assert server.server.dispatcher.inline
+        pooled = server.slot.pooled_count
+        for _ in range(5):
+            client.ask(get("/"))
+            client.ask(get("/wait"))
+            server.until_at_rest()
+        assert (server.slot.inline_count, server.slot.pooled_count) == (5, pooled + 5)
+
+
 def test_the_baton_may_be_lost_again_and_again() -> None:
     app = Echo()
     with worker(app, sentinel=False) as server:
-        for _ in range(10):
-            client = taken_over(server, app)
+        for number in range(10):
+            client = taken_over(server, app, f"/wait/{number}")
             server.server.dispatcher.inline = True
             assert server.connect().ask().status == 200
             app.gate.open()
@@ -439,6 +461,7 @@ def test_a_client_that_asks_again_at_once_does_not_come_before_those_who_wait() 
 
 def test_a_request_that_ends_just_as_the_baton_is_taken_is_counted() -> None:
     class Job:
+        kind = 1
         handed_back = False
 
         def respond(self) -> bool:
