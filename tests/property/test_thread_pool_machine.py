@@ -43,12 +43,14 @@ class PoolMachine(RuleBasedStateMachine):
     # -- what happens ----------------------------------------------------------------------
 
     @precondition(lambda self: self.pool.busy < self.pool.max_threads)
-    @rule()
-    def submit(self) -> None:
-        request = Request(self.pool)
-        self.rig.requests.append(request)
-        if self.pool.submit(request):
-            self.busy.append(request)
+    @rule(count=st.integers(1, 4))
+    def submit(self, count: int) -> None:
+        """As a leader does with a batch: no thread has a chance to come between."""
+        for _ in range(min(count, self.pool.max_threads - self.pool.busy)):
+            request = Request(self.pool)
+            self.rig.requests.append(request)
+            if self.pool.submit(request):
+                self.busy.append(request)
 
     @precondition(lambda self: len(self.leading) < 3)
     @rule()

@@ -107,6 +107,13 @@ def test_the_thread_that_became_idle_last_is_used_first(rig: Rig) -> None:
     assert [rig.submit().wait_until_begun() for _ in range(4)] == threads[::-1]
 
 
+def test_of_many_jobs_at_once_each_wakes_a_thread(rig: Rig) -> None:
+    threads = lie_down_in_turn(rig, 4)
+    requests = [rig.submit() for _ in range(4)]
+    assert {request.wait_until_begun() for request in requests} == set(threads)
+    assert len(rig.threads.started) == 4
+
+
 def test_light_load_stays_on_one_thread_and_the_others_can_leave(make_rig: MakeRig) -> None:
     rig = make_rig(min_threads=1)
     last = lie_down_in_turn(rig, 3)[-1]
