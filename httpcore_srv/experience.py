@@ -38,9 +38,8 @@ class Experience:
         self.slow_kinds: dict[int, int] = {}
         self._run = QUICK_RUN
         self._quick = 0
-        self._trusted_ns: int | None = (
-            None  # when; None: trust was disappointed since, or never given
-        )
+        # When trust was given; None: never, or it was disappointed since.
+        self._trusted_ns: int | None = None
 
     def disappointed(self, kind: int, now_ns: int) -> None:
         """A request that ran inline was slow, and has cost its thread the baton."""
