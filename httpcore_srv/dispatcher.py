@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from httpcore_srv.event_loop import EventLoop
 from httpcore_srv.experience import QUICK_NS, Experience
@@ -46,8 +46,8 @@ class Job(Protocol):
     def responded(self) -> bool:
         """Go on after a response. True: it is held. The leader."""
 
-    def send_held(self) -> None:
-        """Send what is held. The leader."""
+    def send_held(self) -> bool:
+        """Send what is held. True: not all of it could be sent, try again soon. The leader."""
 
     def stop_gathering(self) -> None:
         """From now on, send what there is at once. The leader."""
@@ -184,7 +184,8 @@ class Dispatcher:
         if held:
             self._held = []
             for stream in held:
-                stream.send_held()
+                if stream.send_held():
+                    self._held.append(stream)
         if self._unsaid:
             self._ended_inline += self._unsaid
             self._unsaid = 0

@@ -103,11 +103,9 @@ class Outbox:
 
     def send(self, data: bytes) -> None:
         """Send a piece that others will follow; wait for a slow client. Raises: PeerGone."""
-        if self.held:
-            data = self._take_back() + data
-        sent = self._try(data)
-        if sent < len(data):
-            self._send_rest(memoryview(data)[sent:])
+        rest = self._try(data)
+        if rest:
+            self._send_rest(rest)
 
     def abort(self) -> None:
         """Let the client find its connection reset (SO_LINGER, socket(7)) when it is closed."""
@@ -125,13 +123,15 @@ class Outbox:
                 self.held.append(data)
             # A leader that takes this stream for stuck stops the gathering, and then sends
             # what is held; we hold, and then look. One of us sends it.
-            if self.gathers:
+            if self._still_gathers():
                 return
             data = b""
         if self.held:
             data = self._take_back() + data
         try:
             if content:
+                if self.broken:
+                    raise PeerGone("nothing can follow what was lost")
                 sent = self._sock.sendmsg((data, content), (), DONTWAIT)
             elif data:
                 sent = self._send(data, DONTWAIT)
@@ -159,12 +159,16 @@ class Outbox:
 
     def hint(self, data: bytes) -> None:
         """Send an interim response, or drop it if the socket takes none of it now."""
-        if self.held:
-            self.held.append(data)
-            return
-        sent = self._try(data)
-        if 0 < sent < len(data):
-            self._send_rest(memoryview(data)[sent:])
+        rest = self._try(data)
+        if len(rest) < len(data):
+            if rest:
+                self._send_rest(rest)
+        elif len(rest) > len(data):
+            # Not even what was held before it went out: that stays.
+            self.held.insert(0, bytes(rest[: len(rest) - len(data)]))
+
+    def _still_gathers(self) -> bool:
+        return self.gathers
 
     def _take_back(self) -> bytes:
         """Return what was held: it goes out with what the running thread sends now."""
@@ -192,8 +196,10 @@ class Outbox:
         if sent < len(data):
             self._keep_or_break(memoryview(data)[sent:])
 
-    def send_held_of_stuck(self) -> None:
+    def send_held_of_stuck(self) -> bool:
         """The same while a thread runs a request of the stream, and is stuck in it.
+
+        True: the socket does not take all of it now.
 
         That thread may be back at any moment. What it held until then is sent here; all that
         comes after it sends itself, and to take back a rest of this it needs the lock.
@@ -205,12 +211,13 @@ class Outbox:
             try:
                 sent = self._send(data, DONTWAIT)
             except BlockingIOError:
-                return
+                sent = 0
             except OSError as error:
                 self._break(str(error))
                 sent = len(data)
             # One step under the GIL: the thread sees all of it held, or the rest, or none.
             self.held[:count] = [data[sent:]] if sent < len(data) else []
+        return sent < len(data)
 
     def drain(self) -> bool:
         """Send what the socket takes. True: nothing is left; False: it takes no more now.
@@ -287,16 +294,22 @@ class Outbox:
 
     # -- both -------------------------------------------------------------------------------
 
-    def _try(self, data: bytes | memoryview) -> int:
-        """Give the socket what it takes now; return how much that was. Raises: PeerGone."""
+    def _try(self, data: bytes | memoryview) -> memoryview | bytes:
+        """Give the socket what it takes now, what is held first; return the rest.
+
+        Raises: PeerGone.
+        """
+        if self.held:
+            data = self._take_back() + data
         try:
-            return self._send(data, DONTWAIT)
+            sent = self._send(data, DONTWAIT)
         except BlockingIOError:
-            return 0
+            sent = 0
         except OSError as error:
             raise self._break(str(error)) from None
+        return memoryview(data)[sent:] if sent < len(data) else b""
 
-    def _send_rest(self, rest: memoryview) -> None:
+    def _send_rest(self, rest: memoryview | bytes) -> None:
         """Wait for the client until it has taken the rest. Raises: PeerGone."""
         terms = self._terms
         patience_ns = terms.write_ns if self._step_aside() else terms.crowded_ns
@@ -310,9 +323,9 @@ class Outbox:
                     terms.count(Incident.STALLED)
                     raise self._break("the client takes the response too slowly")
                 poller.poll(-late_ns / 1e6 + 1)
-                sent = self._try(rest)
-                self._given += sent
-                rest = rest[sent:]
+                before = len(rest)
+                rest = self._try(rest)
+                self._given += before - len(rest)
         except (OSError, ValueError) as error:
             # The leader has closed the socket, after this thread was written off.
             raise self._break(str(error)) from None
@@ -411,7 +424,7 @@ class RevocableOutbox(Outbox):
         super().hint(data)
         self._begun = begun
 
-    def _try(self, data: bytes | memoryview) -> int:
+    def _try(self, data: bytes | memoryview) -> memoryview | bytes:
         with self._lock:
             self._enter()
             return super()._try(data)

@@ -17,33 +17,15 @@ the short way asks it before it reports one.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 
 from httpcore_srv.body import BodyReader, ChunkedReader, ContentLengthReader
 from httpcore_srv.errors import ProtocolError
 from httpcore_srv.fields import parse_fields, varied, varying_key
-from httpcore_srv.grammar import (
-    ABSOLUTE_FORM,
-    AUTHORITY_FORM,
-    MAX_METHOD_LENGTH,
-    ORIGIN_FORM,
-    ORIGIN_REQUEST_LINE,
-    REQUEST_LINE,
-    TOKEN_OCTETS,
-    is_host,
-    percent_decode,
-)
+from httpcore_srv.grammar import MAX_METHOD_LENGTH, TOKEN_OCTETS
 from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, FieldBlock, Message, RequestHead
+from httpcore_srv.request_line import RequestLine, judge_request_line, known_request_lines
 from httpcore_srv.settings import HTTPLimits
-
-RequestLine: TypeAlias = tuple[str, str, str, str, int, str | None]
-"""method, target, path, query, minor, authority: as in RequestHead."""
-
-# Request lines that were found valid, by their bytes; shared by all connections. Short lines
-# only, so that it stays below half a megabyte whatever clients send; emptied when full.
-_MAX_REMEMBERED_LINES: Final = 1024
-_MAX_REMEMBERED_LINE_BYTES: Final = 128
-_known_lines: Final[dict[bytes, RequestLine]] = {}
 
 # A head above this is parsed anew each time rather than kept with an idle connection.
 _MAX_REMEMBERED_HEAD_BYTES: Final = 4096
@@ -217,12 +199,12 @@ class HTTPRequest:
         if eol < 0:
             self._look_through()
             return None
-        line = _known_lines.get(data[pos:eol])
+        line = known_request_lines.get(data[pos:eol])
         if line is None or eol - pos > limits.max_request_line_bytes:
             if eol == pos and not self._blank_line_seen:
                 self._skip_blank_line()
                 return self._take_head(data) if self.buffer else None
-            line = _judge_line(data[pos:eol], limits)
+            line = judge_request_line(data[pos:eol], limits)
 
         start = eol + 2
         last = self._head
@@ -367,7 +349,7 @@ class HTTPRequest:
                 self._skip_blank_line()
                 continue
             else:
-                _judge_line(bytes(data[start : lf - 1]), limits)
+                judge_request_line(bytes(data[start : lf - 1]), limits)
                 self._line_end = lf + 1 - start
             self._line_start = self._scanned = lf + 1 - start
         if self._pos:
@@ -455,82 +437,3 @@ def _judge_fields(raw: bytes, minor: int, limits: HTTPLimits) -> FieldBlock:
     if fields.unknown_expectation:
         raise ProtocolError(417, "an expectation other than 100-continue")
     return fields
-
-
-def _judge_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
-    """Parse a request line of whatever length, and remember it if it is short."""
-    if len(raw) > limits.max_request_line_bytes:
-        raise ProtocolError(414, f"request line above {limits.max_request_line_bytes} bytes")
-    line = parse_request_line(raw)
-    if line[0] == "CONNECT":
-        if not limits.pass_connect:
-            raise ProtocolError(501, "CONNECT")
-        return line  # not remembered, for others may have other limits
-    if len(raw) <= _MAX_REMEMBERED_LINE_BYTES:
-        if len(_known_lines) >= _MAX_REMEMBERED_LINES:
-            _known_lines.clear()
-        _known_lines[raw] = line
-    return line
-
-
-def parse_request_line(raw: bytes) -> RequestLine:
-    """Parse a request line without its CRLF (RFC 9112 section 3).
-
-    Raises: ProtocolError: 501 for an overlong method, 505 for another major version, 400 for
-        all else.
-    """
-    text = raw.decode("latin-1")
-    match = ORIGIN_REQUEST_LINE.fullmatch(text)
-    if match is None:
-        return _parse_rare_line(text)
-    method, target, path, query, minor = match.groups()
-    if method == "CONNECT":
-        raise ProtocolError(400, "CONNECT without host:port")
-    return method, target, _decoded(path), query or "", int(minor), None
-
-
-def _parse_rare_line(text: str) -> RequestLine:
-    """Parse what is no origin-form with version 1.0 or 1.1, or say what is wrong with it."""
-    match = REQUEST_LINE.fullmatch(text)
-    if match is None:
-        # HTTP/0.9 (a method and a path alone) ends here too: nobody speaks it any more,
-        # and an answer without a status line would be read as anything.
-        raise ProtocolError(400, "malformed request line")
-    method, target, major, minor = match.groups()
-    if len(method) > MAX_METHOD_LENGTH:
-        # RFC 9112, 3: longer than any that the server implements.
-        raise ProtocolError(501, f"method above {MAX_METHOD_LENGTH} bytes")
-    if major != "1":
-        raise ProtocolError(505, f"HTTP/{major}.{minor}")
-    # RFC 9110, 2.5: a minor version above ours is treated as the highest one we have.
-    minor_number = min(int(minor), 1)
-    if method == "CONNECT":
-        if AUTHORITY_FORM.fullmatch(target) and is_host(target):
-            return method, target, "", "", minor_number, None
-        raise ProtocolError(400, "CONNECT without host:port")
-    if target == "*" and method == "OPTIONS":
-        return method, target, "", "", minor_number, None
-    if match := ORIGIN_FORM.fullmatch(target):
-        path, query = match.groups()
-        return method, target, _decoded(path), query or "", minor_number, None
-    match = ABSOLUTE_FORM.fullmatch(target)
-    if match is not None and is_host(match[1]):
-        authority, path, query, query_alone = match.groups()
-        query = query or query_alone or ""
-        if path is None and query_alone is None and method == "OPTIONS":
-            decoded = ""  # RFC 9112, 3.2.4: means `*`
-        else:
-            # RFC 9110, 4.2.3: an empty path and `/` are the same.
-            decoded = _decoded(path or "/")
-        return method, target, decoded, query, minor_number, authority
-    raise ProtocolError(400, "invalid request target")
-
-
-def _decoded(path: str) -> str:
-    """Percent-decode a path into PEP 3333's octets in latin-1."""
-    if "%" not in path:
-        return path
-    decoded = percent_decode(path)
-    if decoded is None:
-        raise ProtocolError(400, "a % in the path without two digits, or %00")
-    return decoded

@@ -8,24 +8,21 @@ under the loop's feet.
 from __future__ import annotations
 
 import logging
-import select
 import socket
 from collections.abc import Sequence
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Final
 
-from httpcore_srv.connection import Connection, State, close_body
+from httpcore_srv.connection import State, close_body
 from httpcore_srv.environ import Environ, Environs
-from httpcore_srv.errors import PeerGone, ProtocolError
-from httpcore_srv.farewell import Farewell
-from httpcore_srv.messages import RequestHead
+from httpcore_srv.errors import ProtocolError
 from httpcore_srv.mode import READING, RUNNING, Mode
 from httpcore_srv.outbox import RevocableOutbox
 from httpcore_srv.pace import due_ns
 from httpcore_srv.parcel import MAX_UNPARSED_BYTES, Parcel
 from httpcore_srv.ports import Incident
-from httpcore_srv.response_writer import error_page
-from httpcore_srv.wire import DONTWAIT, Wire
+from httpcore_srv.way_out import EPOLLIN, WayOut
+from httpcore_srv.wire import DONTWAIT
 from httpcore_srv.wsgi import Exchange
 
 if TYPE_CHECKING:
@@ -37,53 +34,26 @@ RECEIVE_BYTES: Final = 65536  # one recv(2); the largest head and many a body fi
 PIPELINE_RUN: Final = 64  # requests of one client in a row before the others have a turn
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-EPOLLIN: Final = select.EPOLLIN
-EPOLLOUT: Final = select.EPOLLOUT
 
-
-class Stream(Wire):
+class Stream(WayOut):
     """One client's socket."""
 
     __slots__ = (
         "_body_began_ns",
         "_environs",
-        "_farewell",
         "_has_turn",
-        "_keep_alive",
-        "_receive",
-        "_request",
-        "_send",
-        "_server",
-        "connection",
-        "exchange",
-        "hops",
         "is_new",
         "listener",
-        "mode",
-        "outbox",
-        "peer",
     )
 
     def __init__(
         self, server: HTTPServer, sock: socket.socket, peer: str, listener: int, base: Environ
     ) -> None:
-        super().__init__(server.loop, sock)
-        self.peer = peer
+        super().__init__(server, sock, peer)
         self.listener = listener
-        self.connection = Connection(server.settings.limits, server.store)
-        self.mode = READING
-        self.hops = 0  # times handed on without a request served
         self.is_new = True  # no request of it has been served yet, here
-        self._server = server
-        self._receive = sock.recv
-        self._send = sock.send
-        self.outbox = server.make_outbox(sock, self._step_aside)
         self._body_began_ns = 0
-        self._keep_alive = True
-        self._farewell: Farewell | None = None
         self._has_turn = False  # it has waited for a thread, and one is free
-        self._request: RequestHead | None = None
-        self.exchange: Exchange | None = None  # of the request that runs; any thread may look
         base["wsgi.early_hints"] = self._early_hints
         # The second name is for applications that come from waitress.
         base["smart_http.client_gone"] = base["waitress.client_disconnected"] = self.peer_has_closed
@@ -117,7 +87,9 @@ class Stream(Wire):
         if not data:
             # A half-closed client gets its answer: it is in mode RUNNING or WRITING until
             # then. Here nothing is owed to it, or its request will never be whole.
-            self.close()
+            self.send_held()
+            if self.mode is READING:
+                self.close()
             return False
         return self._take_in(data, bool(crowded))
 
@@ -136,7 +108,7 @@ class Stream(Wire):
     def _take_in(self, data: bytes | None, crowded: bool) -> bool:
         connection = self.connection
         turns = PIPELINE_RUN
-        while turns:
+        while turns and (data is not None or not crowded):
             turns -= 1
             try:
                 request = connection.next_request() if data is None else connection.receive(data)
@@ -159,8 +131,6 @@ class Stream(Wire):
                 return False
             data = None
             crowded = self._is_crowded()
-            if crowded:
-                break
         # Whoever pipelines without end goes to the end of the queue, and so does who finds no
         # thread free. Parked, so that nothing more is read before what is here has been
         # answered.
@@ -205,48 +175,6 @@ class Stream(Wire):
         if self._mask != EPOLLIN or not self.due_tick:
             self.idle()
         return True
-
-    def send_held(self) -> None:
-        """Send the responses that are held."""
-        outbox = self.outbox
-        if self.mode is RUNNING:
-            outbox.send_held_of_stuck()
-            return
-        if outbox.held:
-            outbox.send_held()
-            if self.mode or outbox.items or outbox.broken:
-                self._written()
-
-    def stop_gathering(self) -> None:
-        """Have whatever is sent from now on go out at once."""
-        self.outbox.gathers = False
-
-    def _written(self) -> None:
-        """Everything has been given to the socket, or is for the leader to give: go on."""
-        outbox = self.outbox
-        outbox.send_held()
-        server = self._server
-        if outbox.broken:
-            self.close()
-        elif outbox.items:
-            self.mode = Mode.WRITING
-            outbox.begin_wait()
-            self.set_deadline(server.write_ns)
-            self.watch(EPOLLOUT)
-        elif not self._keep_alive:
-            self._finish()
-        else:
-            connection = self.connection
-            if connection.state is State.RESPONDING:
-                connection.done_and_kept()
-            self.hops = 0
-            self.mode = READING
-            if connection.at_rest:
-                self.deadline_ns = server.loop.now_ns + server.keep_alive_ns
-            else:
-                self.set_deadline(server.header_ns)
-            if self._mask != EPOLLIN or not self.due_tick or server.leaving:
-                self.idle()
 
     def after_response(self) -> bool:
         """Go on after a response that another thread, or the outbox, has ended.
@@ -398,15 +326,18 @@ class Stream(Wire):
         due = due_ns(self._body_began_ns, now_ns, received, patience_ns, min_rate)
         server.loop.timers.schedule(self, due)
 
-    def _await_reader(self) -> None:
-        """Expect the client to take more of the response, in time and at a rate."""
-        server = self._server
-        due = self.outbox.due_ns(server.write_ns)
-        if due > server.loop.now_ns:
-            server.loop.timers.schedule(self, due)
-        else:
-            server.count(Incident.STALLED)
-            self._gone(PeerGone("the client takes the response too slowly"))
+    def _drain(self) -> bool:
+        """Send more of the outbox. True: the baton was lost (to a pipelined request)."""
+        try:
+            emptied = self.outbox.drain()
+        except OSError as error:
+            self._gone(error)
+            return False
+        if not emptied:
+            self._await_reader()
+            return False
+        self._keep_alive = self._keep_alive and not self.outbox.cut_short
+        return self.after_response()
 
     def _on_event_out_of_turn(self, mask: int) -> bool:
         mode = self.mode
@@ -439,88 +370,6 @@ class Stream(Wire):
             self._gone(error)
             return
         self._server.line.wait_for_thread(self)
-
-    def _gone(self, error: Exception) -> None:
-        log.debug("%s: connection lost: %s", self.peer, error)
-        self._keep_alive = False
-        self._request = None
-        self.close()
-
-    def refuse(self, error: ProtocolError) -> None:
-        """Answer what is not a request, then close so that the answer can be read."""
-        server = self._server
-        if self.connection.state is not State.CLOSING:
-            self.connection.fault()
-        log.debug("%s: refused: %s", self.peer, error)
-        request, self._request, self.exchange = self._request, None, None
-        server.refused(self.peer, request, error.status)
-        extra = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
-        is_head = request is not None and request.method == "HEAD"
-        page = error_page(error.status, date=server.date, is_head=is_head, extra=extra)
-        if self.outbox.held:
-            self.outbox.held.append(page)
-            self._keep_alive = False
-            self._written()
-            return
-        try:
-            self._send(page, DONTWAIT)  # a few hundred bytes: the socket takes all or nothing
-        except OSError as gone:
-            self._gone(gone)
-            return
-        self._start_lingering()
-
-    def _finish(self) -> None:
-        """The last response is out."""
-        if self.connection.state is State.CLOSING:  # it was a refusal: more may come
-            self._start_lingering()
-            return
-        self.connection.done_and_closed()
-        try:
-            unread = self.connection.has_unread or self.has_unread()
-        except OSError:  # EAGAIN: nothing has come; or the client is gone
-            unread = False
-        if unread:
-            self._start_lingering()
-        else:
-            self.mode = READING
-            self.close()
-
-    def _start_lingering(self) -> None:
-        self.mode = Mode.LINGERING
-        server = self._server
-        self._farewell = Farewell(self._receive, server.loop.now_ns, server.linger_ns)
-        try:
-            self.half_close()
-        except OSError as error:
-            self._gone(error)
-            return
-        self.set_deadline(server.linger_ns)
-        self.watch(EPOLLIN)
-
-    def _linger(self) -> None:
-        assert self._farewell is not None
-        if self._farewell.is_over():
-            self.close()
-        else:
-            loop = self._server.loop
-            loop.timers.schedule(self, self._farewell.due_ns(loop.now_ns))
-
-    def _drain(self) -> bool:
-        """Send more of the outbox. True: the baton was lost (to a pipelined request)."""
-        try:
-            emptied = self.outbox.drain()
-        except OSError as error:
-            self._gone(error)
-            return False
-        if not emptied:
-            self._await_reader()
-            return False
-        self._keep_alive = self._keep_alive and not self.outbox.cut_short
-        return self.after_response()
-
-    def revoke(self) -> bool:
-        """Keep the running thread from responding; False if it has begun to."""
-        return isinstance(self.outbox, RevocableOutbox) and self.outbox.revoke()
 
     # -- the thread that runs the request -------------------------------------------------
 
