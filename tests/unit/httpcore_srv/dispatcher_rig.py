@@ -48,8 +48,12 @@ class FakeStream:
         self._trace.append("responded")
         return self.holds
 
-    def send_held(self) -> None:
+    def send_held(self) -> bool:
         self._trace.append("send_held")
+        return False
+
+    def stop_gathering(self) -> None:
+        self._trace.append("stop_gathering")
 
     def revoke(self) -> bool:
         self._trace.append("revoke")

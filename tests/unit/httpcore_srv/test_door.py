@@ -176,7 +176,7 @@ def test_connections_from_a_sibling_make_room_as_any_others(clock: FakeClock) ->
     with siblings(settings=limited(2), clock_ns=clock) as (a, b):
         moved = idle(a, clock, 2)
         for stream in list(a.server.streams.values()):
-            on_leader(a, lambda stream=stream: a.server.give_away(stream, only_free=False))
+            a.on_leader(lambda stream=stream: a.server.give_away(stream, only_free=False))
         b.until_connections(2)
         a.siblings.target = None
         clock.advance(5)
@@ -339,7 +339,7 @@ def test_connections_that_siblings_take_over_count_where_they_are() -> None:
         assert client.ask().text.startswith("a ")
         a.until_at_rest()
         (stream,) = a.server.streams.values()
-        assert on_leader(a, lambda: a.server.give_away(stream, only_free=False)) is True
+        assert a.on_leader(lambda: a.server.give_away(stream, only_free=False)) is True
         b.until_connections(1)
         a.siblings.target = None
         assert dict(a.server.door._from) == {}

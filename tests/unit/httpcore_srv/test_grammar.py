@@ -46,8 +46,8 @@ def test_a_field_line_is_name_and_value(line: bytes, name: bytes, value: bytes) 
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"A", b"A b: c", b" A: b", b"\tA: b", b"x\nA: b", b"A: b\rC: d", b"A: b\r", b"A: b\n", b"(A: b",
-     b": b", b"A : b", b"A: b\r\n", b"A: b\r\nC: d", b"A: \0", b"\xe4: b"],
+    [b"", b"A", b"A b: c", b" A: b", b"\tA: b", b"x\nA: b", b"A: b\rC: d", b"A: b\r", b"A: b\n",
+     b"(A: b", b": b", b"A : b", b"A: b\r\n", b"A: b\r\nC: d", b"A: \0", b"\xe4: b"],
 )  # fmt: skip
 def test_what_is_no_field_line(line: bytes) -> None:
     assert grammar.FIELD_LINE.fullmatch(line) is None

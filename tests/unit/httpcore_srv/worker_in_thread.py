@@ -107,7 +107,10 @@ class Client:
 
     def response(self, method: str = "GET") -> Response:
         """Read one response, by its own framing."""
-        response = self.head()
+        return self.rest_of(self.head(), method)
+
+    def rest_of(self, response: Response, method: str = "GET") -> Response:
+        """Read what follows the head of a response."""
         if method == "HEAD" or response.status in (100, 204, 304):
             return response
         if response.fields.get("transfer-encoding") == "chunked":
@@ -334,6 +337,23 @@ class WorkerInThread:
 
         self.server.loop.post(make)
         return results.get(timeout=BOUND_S)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hold the leader: what comes meanwhile is one batch for it."""
+        entered, go_on = threading.Event(), threading.Event()
+
+        def pause() -> bool:
+            entered.set()
+            assert go_on.wait(BOUND_S)
+            return False
+
+        self.server.loop.post(pause)
+        assert entered.wait(BOUND_S)
+        try:
+            yield
+        finally:
+            go_on.set()
 
     def use_pool(self) -> None:
         """Have requests run on threads of the pool, as if the sentinel had come.
