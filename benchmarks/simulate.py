@@ -8,7 +8,6 @@ judged: `--try spare=1.5,hold_s=4` adds decide() with other constants as a rule 
 
 from __future__ import annotations
 
-from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from typing import Final
@@ -100,7 +99,7 @@ def _loads(
 
 def _change(text: str) -> Change:
     """Return the constants of `name=value,name=value`."""
-    known = [field.name for field in fields(Policy) if field.name not in _FIXED_FIELDS]
+    known = [name for name in Policy._fields if name not in _FIXED_FIELDS]
     change = {}
     for part in text.split(","):
         name, _, value = part.partition("=")

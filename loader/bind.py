@@ -5,8 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .errors import UsageError
 from .values import absolute
@@ -20,8 +19,7 @@ _ONLY_NUMBERS = re.compile(r"[0-9.]+")
 _EXAMPLE: Final = "127.0.0.1:8080, [::1]:8080, :8080 (all interfaces) or unix:/run/app.sock"
 
 
-@dataclass(frozen=True, slots=True)
-class TcpBind:
+class TcpBind(NamedTuple):
     """A TCP address. `host` is a name or a numeric address, IPv6 without brackets.
 
     `port` 0 lets the kernel choose a free one.
@@ -35,8 +33,7 @@ class TcpBind:
         return f"{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class UnixBind:
+class UnixBind(NamedTuple):
     """A unix socket in the file system; `path` is absolute."""
 
     path: str

@@ -6,8 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import click
 
@@ -50,8 +49,7 @@ _EPILOG: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StatusQuery:
+class StatusQuery(NamedTuple):
     """A question to a running server; at most one of the three ways to find it is set.
 
     json: print the answer as JSON.
@@ -64,8 +62,7 @@ class StatusQuery:
     bind: Bind | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UpgradeOrder:
+class UpgradeOrder(NamedTuple):
     """A running server is to be replaced by a new one; found as for a StatusQuery."""
 
     pid_file: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 from wsgiref.types import WSGIApplication
 
 from .app_loader import AppLoader
@@ -17,8 +17,7 @@ from .tracebacks import application_traceback
 _log = logging.getLogger("smart_http.loader")
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(NamedTuple):
     """One callable, and the name under which a fault of it is told."""
 
     name: str
@@ -33,8 +32,7 @@ class Hook:
             raise HookError(f"{what}\n{application_traceback(error)}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(NamedTuple):
     """The hooks of one worker; None: there is none."""
 
     after_fork: Hook | None = None

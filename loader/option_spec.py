@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 ENVIRONMENT_PREFIX: Final = "SMART_HTTP_"
 
 
-@dataclass(frozen=True, slots=True)
-class OptionSpec:
+class OptionSpec(NamedTuple):
     """One option: how it is typed, read, explained, and what it is when not given.
 
     name: as typed, without the dashes.

@@ -7,6 +7,7 @@ from .option_spec import OptionSpec
 from .options import OPTIONS, SECTIONS
 from .resolve import DEFAULT
 from .settings import Options
+from .target import Target
 from .values import show_size
 from .version import VERSION
 
@@ -63,7 +64,7 @@ def _shown(spec: OptionSpec, options: Options) -> str:
         return next(word for word in spec.metavar.split("|") if spec.read(word) == value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and not isinstance(value, Target):
         return ", ".join(str(each) for each in value) or spec.default_text
     if isinstance(value, float):
         return f"{value:g} s"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .bind import Bind, TcpBind
 from .cores import usable_cores
@@ -21,8 +20,7 @@ ENVIRONMENT: Final = "environment"
 DEFAULT: Final = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """The texts that somebody gave for one option, and who did.
 
     label: how an error names the option: `--port`, `SMART_HTTP_PORT`.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .bind import Bind
 from .target import Target
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(NamedTuple):
     """Everything that was decided before the server starts. Units stand in the names.
 
     directory: absolute; where the application is imported from.
@@ -72,5 +71,5 @@ class Options:
     pid_file: str | None
     metrics_interval_s: float
     check: bool
-    notices: tuple[str, ...] = ()
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    notices: tuple[str, ...]
+    sources: Mapping[str, str]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import UsageError
 
@@ -21,8 +21,7 @@ _SEPARATOR = re.compile(r"\s*(?:->|:)\s*")
 _FORM = "MODULE->CALLABLE, such as 'app->app' or app:app"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where the application is; `str()` is the short form that can be typed unquoted.
 
     module: dotted name to import.

@@ -10,10 +10,9 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.machinery import PathFinder
-from typing import Final
+from typing import Final, NamedTuple
 
 from .settings import Options
 
@@ -60,8 +59,7 @@ def watch(directory: str, modules: Sequence[str], includes: Sequence[str], tell:
         tell(sources.in_words(path for _, path in changes))
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(NamedTuple):
     """Which files count.
 
     roots: directories; names are told relative to the first that holds them.

@@ -8,9 +8,8 @@ workers is far apart, half of the difference moves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from .observation import Observation, WorkerSeen, WorkerState
 
@@ -23,8 +22,7 @@ _PAUSE_S: Final = 2.0
 _LONGEST_PAUSE_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Shift:
+class Shift(NamedTuple):
     """Move this share, 0 to 1, of the active connections from one slot's worker to another's."""
 
     source: int

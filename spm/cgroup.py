@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 # memory.limit_in_bytes of a group without a limit: the largest multiple of the page size.
 _NO_LIMIT: Final = 1 << 62
@@ -46,8 +45,7 @@ def field(text: str, name: str) -> int | None:
     return _number(text[start + len(name) : end if end >= 0 else None].split()[0])
 
 
-@dataclass(frozen=True, slots=True)
-class CpuGroup:
+class CpuGroup(NamedTuple):
     """One level's share of the CPU. usage: the directory that counts it, if there is one."""
 
     directory: Path
@@ -82,8 +80,7 @@ class CpuGroup:
         return None if ran is None or stopped is None else (ran, stopped)
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryGroup:
+class MemoryGroup(NamedTuple):
     """One level's memory."""
 
     directory: Path

@@ -16,7 +16,6 @@ import os
 import select
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,12 +38,12 @@ _MAX_ANSWER_BYTES: Final = 16 << 20
 Answer = Callable[[Mapping[str, object]], None]
 
 
-@dataclass(slots=True)
 class _Client:
-    sock: socket.socket
-    deadline_ns: int  # 0: it waits for us
-    request: bytes = b""
-    answer: memoryview = field(default_factory=lambda: memoryview(b""))
+    def __init__(self, sock: socket.socket, deadline_ns: int) -> None:
+        self.sock = sock
+        self.deadline_ns = deadline_ns  # 0: it waits for us
+        self.request = b""
+        self.answer = memoryview(b"")
 
 
 class ControlServer:

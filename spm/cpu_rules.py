@@ -10,9 +10,8 @@ for itself. Workers that sleep have hardly any, and there can be as many as they
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from math import ceil, exp, inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from .observation import CpuLook, Memory, Observation, WorkerSeen
 
@@ -38,8 +37,7 @@ _EPSILON: Final = 1e-9
 _EXCLUSIVE: Final = 1.25
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the rules come to. most: so many workers can be of use; wanted: asked for; keep."""
 
     most: int
@@ -78,12 +76,12 @@ def _learn_appetite(
     """Follow the workers' appetite while they work; 0: they hardly do."""
     look = seen.cpu_look or _slow_look(ready)
     if look.load < _WORKING:
-        return replace(memory, appetite=0.0, appetite_s=now_s)
+        return memory._replace(appetite=0.0, appetite_s=now_s)
     appetite = look.appetite
     if memory.appetite:
         share = min(1.0, (now_s - memory.appetite_s) / _APPETITE_S)
         appetite = memory.appetite + share * (appetite - memory.appetite)
-    return replace(memory, appetite=max(_LEAST_APPETITE, appetite), appetite_s=now_s)
+    return memory._replace(appetite=max(_LEAST_APPETITE, appetite), appetite_s=now_s)
 
 
 def _slow_look(ready: Sequence[WorkerSeen]) -> CpuLook:
@@ -137,11 +135,11 @@ def _one_more(
     number that is looked at.
     """
     if not ready or used < FULL * len(ready):
-        return replace(memory, cpu_full_since_s=inf), 0
+        return memory._replace(cpu_full_since_s=inf), 0
     since_s = min(memory.cpu_full_since_s, now_s)
-    memory = replace(memory, cpu_full_since_s=since_s)
+    memory = memory._replace(cpu_full_since_s=since_s)
     pressed = seen.machine_cpu >= _MACHINE_FULL or seen.cpu_pressure >= _PRESSED
     if pressed or live >= cores or live > len(ready) or now_s - since_s < persist_s:
         return memory, 0
     # The newcomer gets the same time to take its share before the next one is asked for.
-    return replace(memory, cpu_full_since_s=now_s), live + 1
+    return memory._replace(cpu_full_since_s=now_s), live + 1

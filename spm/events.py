@@ -7,27 +7,24 @@ arrive late cannot be taken for news of a successor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .exit_status import ExitStatus
 
 
-@dataclass(frozen=True, slots=True)
-class SignalCame:
+class SignalCame(NamedTuple):
     """Somebody outside sent a signal to the manager."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateReady:
+class TemplateReady(NamedTuple):
     """The template has imported the application and can fork workers."""
 
     template: int
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateFailed:
+class TemplateFailed(NamedTuple):
     """The application could not be imported; the template is about to end."""
 
     template: int
@@ -35,16 +32,14 @@ class TemplateFailed:
     exit_status: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateEnded:
+class TemplateEnded(NamedTuple):
     """The template's process is gone."""
 
     template: int
     status: ExitStatus | None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerForked:
+class WorkerForked(NamedTuple):
     """The template has forked a worker; its pidfd is being watched."""
 
     slot: int
@@ -52,8 +47,7 @@ class WorkerForked:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class ForkFailed:
+class ForkFailed(NamedTuple):
     """The template could not fork (no memory, too many processes)."""
 
     slot: int
@@ -61,8 +55,7 @@ class ForkFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerEnded:
+class WorkerEnded(NamedTuple):
     """The worker's process is gone, or was never there: its slot is nobody's."""
 
     slot: int
@@ -70,8 +63,7 @@ class WorkerEnded:
     status: ExitStatus | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReaped:
+class WorkerReaped(NamedTuple):
     """The template has collected the exit status of a worker, alive in nobody's eyes."""
 
     slot: int
@@ -79,16 +71,14 @@ class WorkerReaped:
     status: ExitStatus
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerPoked:
+class WorkerPoked(NamedTuple):
     """A worker has become full, or changed its state, and wants to be looked at."""
 
     slot: int
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerBootFailed:
+class WorkerBootFailed(NamedTuple):
     """Without preload: the application could not be imported in this worker."""
 
     slot: int
@@ -97,15 +87,13 @@ class WorkerBootFailed:
     exit_status: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class SuccessorEnded:
+class SuccessorEnded(NamedTuple):
     """The server that was started to replace this one is gone."""
 
     status: ExitStatus | None
 
 
-@dataclass(frozen=True, slots=True)
-class SourceChanged:
+class SourceChanged(NamedTuple):
     """The application's source has changed; what: which files, in words."""
 
     what: str

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _LOOK_EVERY_NS: Final = 500_000_000
 # How long a killed process may take to be gone, and its parent to say so: freeing gigabytes
@@ -15,8 +14,7 @@ _DYING_NS: Final = 10_000_000_000
 _MOST_AT_ONCE: Final = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
+class ExitStatus(NamedTuple):
     """An exit status, or the signal that ended the process (then status is 0)."""
 
     status: int = 0

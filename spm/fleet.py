@@ -7,8 +7,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .events import ForkFailed, WorkerEnded, WorkerForked, WorkerReaped
 from .exit_status import ExitStatus, KernelKills
@@ -30,8 +29,7 @@ _GAP_NS: Final = 3 * _NS
 _CAUSE_PATIENCE_NS: Final = 1 * _NS
 
 
-@dataclass(slots=True)
-class _Obituary:
+class _Obituary(NamedTuple):
     handle: WorkerHandle
     expected: bool
     lost: int

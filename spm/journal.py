@@ -6,16 +6,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _log = logging.getLogger("smart_http.spm")
 
 _ENTRIES: Final = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One decision. at: seconds since 1970; total: workers at that time; wanted: to be."""
 
     at: float
@@ -42,4 +40,4 @@ class Journal:
 
     def entries(self) -> list[dict[str, Any]]:
         """Return what is remembered, the oldest first, ready for JSON."""
-        return [asdict(entry) for entry in self._entries]
+        return [entry._asdict() for entry in self._entries]

@@ -15,7 +15,6 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final
 
 from . import child
@@ -183,7 +182,7 @@ class SPM:
         self._fleet.look()
         readout = self._observer.readout(self._reload, self._last)
         decisions = tuple(self._journal.entries())
-        return replace(readout, decisions=decisions, upgrade=self._upgrade.stage.value)
+        return readout._replace(decisions=decisions, upgrade=self._upgrade.stage.value)
 
     def _counts(self) -> dict[str, object]:
         """Return the numbers without a line for each worker, whose memory takes a while to read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .histogram import quantile_ns, subtract
 
@@ -17,8 +17,7 @@ _SERVICE_WINDOW_NS: Final = 60 * _NS
 _SNAPSHOTS: Final = _SERVICE_WINDOW_NS // _SNAPSHOT_EVERY_NS + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The totals at one moment: of the living and the dead together."""
 
     at_ns: int

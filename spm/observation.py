@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from math import inf
+from typing import NamedTuple
 
 
 class WorkerState(enum.Enum):
@@ -17,8 +17,7 @@ class WorkerState(enum.Enum):
     WEDGED = "wedged"  # ready once, and silent since: neither capacity nor a victim
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSeen:
+class WorkerSeen(NamedTuple):
     """One worker at this look.
 
     cpu: share of a core it used lately; work: share of the time in which it had something to
@@ -39,8 +38,7 @@ class WorkerSeen:
     worn: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CpuLook:
+class CpuLook(NamedTuple):
     """How the workers used CPU time in the last moments, all together.
 
     load: cores they used or waited for. appetite: the share of a core that one of them would
@@ -51,8 +49,7 @@ class CpuLook:
     appetite: float
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(NamedTuple):
     """A worker that ended without having been told to."""
 
     age_s: float
@@ -60,8 +57,7 @@ class Death:
     generation: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """What decide() remembers from look to look.
 
     samples: (time, arrivals, busy seconds) over the window; recent: (time, requests
@@ -90,8 +86,7 @@ class Memory:
     retry_s: float = -inf
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """What the manager saw at this look.
 
     generation: the one that is to serve; workers of others count as load, not as capacity.
@@ -126,11 +121,10 @@ class Observation:
     can_spawn: bool = True
     floor: int = 0
     reloading: bool = False
-    memory: Memory = field(default_factory=Memory)
+    memory: Memory = Memory()
 
 
-@dataclass(frozen=True, slots=True)
-class Actions:
+class Actions(NamedTuple):
     """What to do now. At most one of (spawn and revive), retire and give_up is not empty.
 
     why: the reason, for the log; empty if there is nothing to do.

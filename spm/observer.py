@@ -98,7 +98,10 @@ class Observer:
 
     def totals(self) -> Totals:
         """Return the counters of all workers there ever were; they only grow."""
-        return sum((handle.totals for handle in self._fleet), self._fleet.departed.totals)
+        totals = self._fleet.departed.totals
+        for handle in self._fleet:
+            totals = totals.plus(handle.totals)
+        return totals
 
     def readout(
         self,

@@ -18,9 +18,8 @@ Everything remembered travels in `Observation.memory` and comes back in `Actions
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from math import ceil, inf, sqrt
-from typing import Final
+from typing import Final, NamedTuple
 
 from .cpu_rules import judge
 from .observation import Actions, Memory, Observation, WorkerSeen, WorkerState
@@ -30,8 +29,7 @@ from .settings import SPMS
 _EPSILON: Final = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """The constants of the rules. Times in seconds, shares from 0 to 1.
 
     spare: how many square roots of the demand are kept as reserve. 0 / 0.5 / 1 / 1.5 gave
@@ -90,8 +88,7 @@ class Policy:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Crew:
+class _Crew(NamedTuple):
     """The workers of an observation, sorted out once."""
 
     live: int  # starting and ready ones of the generation that is to serve
@@ -140,7 +137,7 @@ def decide(seen: Observation, policy: Policy, now_s: float) -> Actions:
     wanted = max(policy.min_workers, min(useful, wanted))
     needed = max(wanted, min(crew.live, useful, cpu.keep))
     hold_s = memory.hold_s or policy.hold_s
-    memory = replace(memory, hold_s=hold_s, peaks=_peaks(memory, needed, hold_s, now_s))
+    memory = memory._replace(hold_s=hold_s, peaks=_peaks(memory, needed, hold_s, now_s))
     if crew.worn:
         # Before one leaves, there must be as many without it as the hold would keep.
         wanted = max(wanted, min(useful, memory.peaks[0][1]))
@@ -167,8 +164,8 @@ def _account_for_deaths(seen: Observation, crew: _Crew, policy: Policy, now_s: f
     memory = seen.memory
     if memory.generation != seen.generation:
         # What the old application's workers died of is no reason to make the new one wait.
-        memory = replace(
-            memory, generation=seen.generation, failed_starts=0, young_deaths=0, retry_s=-inf
+        memory = memory._replace(
+            generation=seen.generation, failed_starts=0, young_deaths=0, retry_s=-inf
         )
     failed, young = memory.failed_starts, memory.young_deaths
     failed_s, retry_s = memory.failed_s, memory.retry_s
@@ -193,8 +190,8 @@ def _account_for_deaths(seen: Observation, crew: _Crew, policy: Policy, now_s: f
     elif failed and crew.ready and not deaths:
         # Nobody yet, but while one serves there is no giving up.
         failed = min(failed, policy.give_up_after - 1)
-    return replace(
-        memory, failed_starts=failed, failed_s=failed_s, young_deaths=young, retry_s=retry_s
+    return memory._replace(
+        failed_starts=failed, failed_s=failed_s, young_deaths=young, retry_s=retry_s
     )
 
 
@@ -205,8 +202,7 @@ def _learn_service_time(seen: Observation, memory: Memory) -> Memory:
         return memory
     mean_s = max(0.0, seen.service_s - memory.service_s) / ended
     weight = min(1.0, ended / 32) if memory.ended else 1.0
-    return replace(
-        memory,
+    return memory._replace(
         ended=seen.ended,
         service_s=seen.service_s,
         mean_service_s=memory.mean_service_s + weight * (mean_s - memory.mean_service_s),
@@ -234,7 +230,7 @@ def _estimate_demand(
     demand = max(0.0, in_progress) + crew.waiting * mean_s / policy.drain_s
     if now_s - recent[0][0] >= 0.8 * persist_s:
         demand = max(demand, min(count for _, count in recent))
-    return replace(memory, samples=samples, recent=recent), demand
+    return memory._replace(samples=samples, recent=recent), demand
 
 
 def _first_in_window(samples: tuple[tuple[float, ...], ...], start_s: float) -> int:
@@ -277,7 +273,7 @@ def _grow(
     if soon and crew.live >= policy.min_workers and not (seen.deaths or crew.worn):
         # Regret: what is wanted now was retired a moment ago. Hold on longer next time.
         hold_s = min(policy.hold_max_s, 2 * memory.hold_s)
-        memory = replace(memory, hold_s=hold_s, relaxed_s=now_s, retired_s=-inf)
+        memory = memory._replace(hold_s=hold_s, relaxed_s=now_s, retired_s=-inf)
     missing = wanted - crew.live
     revive = crew.revivable[:missing]
     spawn = missing - len(revive)
@@ -290,7 +286,7 @@ def _grow(
         spawn = min(spawn, max(0, policy.usable_cores - crew.starting))
     why = ""
     if spawn or revive:
-        memory = replace(memory, spawned_s=now_s)
+        memory = memory._replace(spawned_s=now_s)
         why = _why_grow(seen, crew, policy, wanted, demand)
     return Actions(
         memory, spawn=spawn, revive=revive, wanted=wanted, demand=demand, why=why, pending=True
@@ -335,7 +331,7 @@ def _shrink(
     """Retire what even the peak of the hold did not need."""
     hold_s = memory.hold_s
     if hold_s > policy.hold_s and now_s - memory.relaxed_s > 4 * hold_s:
-        memory = replace(memory, hold_s=max(policy.hold_s, hold_s / 2), relaxed_s=now_s)
+        memory = memory._replace(hold_s=max(policy.hold_s, hold_s / 2), relaxed_s=now_s)
     keep = max(memory.peaks[0][1], wanted)
     over = crew.live - keep
     too_big = crew.live > ceiling  # the memory ceiling has come down on us
@@ -357,7 +353,7 @@ def _shrink(
         crew.ready, key=lambda w: (w.busy + w.waiting, w.connections, -w.spawned_s, w.slot)
     )[:count]
     return Actions(
-        replace(memory, retired_s=now_s),
+        memory._replace(retired_s=now_s),
         retire=tuple(w.slot for w in victims),
         wanted=wanted,
         demand=demand,

@@ -6,10 +6,10 @@ raised here and lowered there drifts with every SIGKILL.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .meter import ServiceTimes
 from .observation import WorkerState
@@ -19,8 +19,7 @@ _MB = 1 << 20
 _DECISIONS_SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLine:
+class WorkerLine(NamedTuple):
     """One worker. Memory in bytes, None where it could not be read; cpu is a share."""
 
     pid: int
@@ -64,8 +63,7 @@ class WorkerLine:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Readout:
+class Readout(NamedTuple):
     """Everything at one moment.
 
     total: all workers, those still starting too; it is the sum of busy, idle,
@@ -109,15 +107,20 @@ class Readout:
     reload: str
     uptime_s: float
     manager_pid: int
-    server: Mapping[str, object] = field(default_factory=dict)
-    machine: Mapping[str, float | int | None] = field(default_factory=dict)
+    server: Mapping[str, object]
+    machine: Mapping[str, float | int | None]
     workers: tuple[WorkerLine, ...] = ()
     decisions: tuple[Mapping[str, object], ...] = ()
     upgrade: str = "idle"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values for JSON."""
-        return asdict(self)
+        return {
+            **self._asdict(),
+            "last_minute": dataclasses.asdict(self.last_minute),
+            "since_start": dataclasses.asdict(self.since_start),
+            "workers": [line._asdict() for line in self.workers],
+        }
 
     def one_line(self) -> str:
         """Return the values that --metrics-interval writes."""

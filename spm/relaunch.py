@@ -10,8 +10,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from . import child
 from .bridge import news_packet
@@ -20,8 +19,7 @@ BRIDGE_VARIABLE: Final = "SMART_HTTP_BRIDGE"
 _FIRST_FD: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """What was typed to start this server, and where.
 
     program: the interpreter. arguments: from argv[0] on.
@@ -30,7 +28,7 @@ class Command:
     program: str
     arguments: list[str]
     directory: str
-    environ: Mapping[str, str] = field(repr=False)
+    environ: Mapping[str, str]
 
     @classmethod
     def of_this_process(cls, more: Mapping[str, str]) -> Command:
@@ -41,6 +39,10 @@ class Command:
         # argv[0] in full: from it the interpreter finds its virtual environment.
         arguments = [sys.executable, *sys.orig_argv[1:]]
         return cls(sys.executable, arguments, _directory(), {**os.environ, **more})
+
+    def __repr__(self) -> str:
+        # Without the environment: there are passwords in it.
+        return f"Command({self.arguments!r} in {self.directory!r})"
 
 
 def _directory() -> str:
@@ -74,8 +76,7 @@ class Sockets(Protocol):
         """Leave those that we made to the new server."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inheritance:
+class Inheritance(NamedTuple):
     """What a server that replaces another one has got from it.
 
     bridge: descriptor of its end. predecessor: pid of the old server.
@@ -87,8 +88,7 @@ class Inheritance:
     workers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
+class Renewal(NamedTuple):
     """What a server must know to be replaced by a new one, or to be that new one.
 
     parcel_format: what connections look like on their way; between servers that differ in

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .histogram import BUCKETS
 
@@ -103,8 +102,7 @@ STATE_EXITING: Final = 3
 GAUGE_LIMIT: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One slot as it was read; gauges bounded, counters as they stood there."""
 
     command: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Final
 
 _NS: Final = 1_000_000_000
@@ -20,12 +19,12 @@ class Step(enum.Enum):
     KILLED = "killed"
 
 
-@dataclass(slots=True)
 class Shutdown:
     """The deadlines of a stop. Pure: the manager tells it the time and does what it says."""
 
-    step: Step = Step.NOT_ASKED
-    deadline_ns: int = 0
+    def __init__(self, step: Step = Step.NOT_ASKED, deadline_ns: int = 0) -> None:
+        self.step = step
+        self.deadline_ns = deadline_ns
 
     @property
     def asked(self) -> bool:

@@ -19,8 +19,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from . import child, heap, machine, process_facts
 from .events import (
@@ -56,21 +55,20 @@ _MESSAGES_PER_LOOK: Final = 64
 Callback = Callable[[int], None]
 
 
-@dataclass(slots=True)
-class _TemplateProcess:
+class _TemplateProcess(NamedTuple):
     number: int
     control: socket.socket
     pidfd: PidFD
 
 
-@dataclass(slots=True)
 class _WorkerProcess:
-    slot: int
-    incarnation: int
-    template: int
-    lifeline: Lifeline
-    pidfd: PidFD | None = None  # None until the template has reported it
-    heard: bool = field(default=True)  # whether the lifeline is still watched
+    def __init__(self, slot: int, incarnation: int, template: int, lifeline: Lifeline) -> None:
+        self.slot = slot
+        self.incarnation = incarnation
+        self.template = template
+        self.lifeline = lifeline
+        self.pidfd: PidFD | None = None  # None until the template has reported it
+        self.heard = True  # whether the lifeline is still watched
 
 
 class System:

@@ -11,8 +11,8 @@ STARTING -> READY <-> WEDGED (silent; comes back when its heart beats again)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from .cpu_rules import share_without_core
 from .exit_status import ExitStatus
@@ -39,8 +39,7 @@ _TIME_TO_LOOK_NS: Final = 1_000_000_000
 _LOST_LIMIT: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(NamedTuple):
     """Counters of one worker, or of many together; they only ever grow."""
 
     begun: int = 0
@@ -52,7 +51,8 @@ class Totals:
     errors: int = 0
     incidents: tuple[int, ...] = (0,) * MAX_INCIDENTS
 
-    def __add__(self, other: Totals) -> Totals:
+    def plus(self, other: Totals) -> Totals:
+        """Return the sums."""
         return Totals(
             self.begun + other.begun,
             self.ended + other.ended,
@@ -100,7 +100,8 @@ def _credible(known: int, said: int, most: int) -> int:
     return said if known <= said <= known + most else known
 
 
-@dataclass(slots=True)
+# Two are never compared: to generate what would do that takes time at every start.
+@dataclass(slots=True, eq=False)
 class WorkerHandle:
     """One worker, from the request to fork it until its process is known to be gone."""
 
@@ -157,15 +158,14 @@ class WorkerHandle:
         threads: how many it may have; bounds what it can claim to have worked.
         """
         # The manager's words as the manager knows them: the worker could have written there.
-        row = replace(
-            scoreboard.row(self.slot),
+        row = scoreboard.row(self.slot)._replace(
             command=self.command,
             incarnation=self.incarnation,
             generation=self.generation,
         )
         if not row.started:
             # Nobody has written there yet: what stands there is nothing.
-            self.row = replace(self.row, command=self.command)
+            self.row = self.row._replace(command=self.command)
             self.state = self._state(self.row, now_ns, stale_before_ns)
             return
         self.row = row
@@ -252,18 +252,18 @@ class WorkerHandle:
         )
 
 
-@dataclass(slots=True)
 class Departed:
     """What is left of the workers that are gone: their totals."""
 
-    totals: Totals = field(default_factory=Totals)
-    histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
-    lost: int = 0
-    restarts: int = 0
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self.histogram = [0] * BUCKETS
+        self.lost = 0
+        self.restarts = 0
 
     def bury(self, handle: WorkerHandle, scoreboard: Scoreboard, *, expected: bool) -> int:
         """Add a dead worker's numbers; return how many requests died with it."""
-        self.totals += handle.totals
+        self.totals = self.totals.plus(handle.totals)
         self.histogram = add(self.histogram, handle.histogram(scoreboard))
         lost = handle.totals.unfinished
         self.lost += lost

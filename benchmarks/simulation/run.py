@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 from benchmarks.simulation.figures import Figures, Sample
 from benchmarks.simulation.loads import Limits, Load
@@ -69,9 +69,9 @@ def changed(policy: Policy, change: Change) -> Policy:
 
     Raises: KeyError, with the name, if there is no such constant.
     """
-    kinds = {field.name: type(getattr(policy, field.name)) for field in fields(Policy)}
+    kinds = {name: type(value) for name, value in policy._asdict().items()}
     # An int where one is wanted: half a worker is none.
-    return replace(policy, **{name: kinds[name](value) for name, value in change.items()})
+    return policy._replace(**{name: kinds[name](value) for name, value in change.items()})
 
 
 def run(plan: Plan, tell: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:

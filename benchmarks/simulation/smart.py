@@ -8,7 +8,6 @@ of busy threads is sampled at looks, as there. CPU time goes by way of the real 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil
 from time import perf_counter
 from typing import Final
@@ -32,7 +31,7 @@ def policy_of(limits: Limits, *, preload: bool = True) -> Policy:
     """Return the policy that the server would have; with more workers than it allows, too."""
     settings = SPMS(max_threads=limits.threads, preload=preload)
     policy = Policy.of(settings, max(1, ceil(limits.cores)))
-    return replace(policy, min_workers=limits.min_workers, max_workers=limits.max_workers)
+    return policy._replace(min_workers=limits.min_workers, max_workers=limits.max_workers)
 
 
 class Smart:
@@ -108,7 +107,7 @@ class Smart:
     def _act(self, pool: Pool, actions: Actions) -> None:
         if actions.give_up:
             pool.notes.gave_up = True
-            self._memory = replace(self._memory, failed_starts=0)
+            self._memory = self._memory._replace(failed_starts=0)
         for slot in actions.revive:
             worker = pool.workers[slot]
             if worker.life is Life.DRAINING:

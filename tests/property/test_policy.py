@@ -6,7 +6,7 @@ import heapq
 import itertools
 import random
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 
 import pytest
@@ -62,7 +62,7 @@ def policies(draw: st.DrawFn) -> Policy:
 def observations(draw: st.DrawFn, max_size: int = 12) -> Observation:
     crew = draw(st.lists(workers_seen, max_size=max_size))
     return Observation(
-        workers=tuple(replace(worker, slot=slot) for slot, worker in enumerate(crew)),
+        workers=tuple(worker._replace(slot=slot) for slot, worker in enumerate(crew)),
         generation=draw(st.sampled_from([0, 1])),
         arrived=draw(st.integers(0, 1 << 40)),
         ended=draw(st.integers(0, 1 << 40)),
@@ -111,7 +111,7 @@ def play(looks: list[tuple[Observation, float]], policy: Policy) -> list[Actions
     memory = Memory()
     result = []
     for seen, now_s in looks:
-        actions = decide(replace(seen, memory=memory), policy, now_s)
+        actions = decide(seen._replace(memory=memory), policy, now_s)
         memory = actions.memory
         result.append(actions)
     return result
@@ -205,7 +205,7 @@ def test_the_same_input_gives_the_same_output(
 @given(observations(), policies())
 def test_it_gives_up_only_when_nobody_serves(seen: Observation, policy: Policy) -> None:
     failing = Memory(failed_starts=99, generation=seen.generation)
-    actions = decide(replace(seen, memory=failing), policy, 1000.0)
+    actions = decide(seen._replace(memory=failing), policy, 1000.0)
     ready = [w for w in seen.workers if w.state is WorkerState.READY]
     # One with stuck threads serves all the same.
     if seen.reloading or any(w.generation == seen.generation for w in ready):
@@ -240,7 +240,7 @@ def test_whatever_else_is_seen_more_demand_never_wants_fewer_workers(
 ) -> None:
     memory = Memory(mean_service_s=0.1, ended=1 << 41)
     wanted = [
-        decide(replace(seen, accept_queue=count, memory=memory), policy, 1000.0).wanted
+        decide(seen._replace(accept_queue=count, memory=memory), policy, 1000.0).wanted
         for count in sorted((a, b))
     ]
     assert wanted[0] <= wanted[1]
@@ -254,9 +254,8 @@ def test_workers_that_compute_more_are_never_wanted_fewer_for_it_while_cores_are
     """All full, and nobody waits for a core: at least as many are wanted as if they slept."""
     wanted = []
     for cpu in (0.0, 1.0):
-        crew = [replace(w, cpu=cpu, work=1.0, run_wait=0.0) for w in seen.workers]
-        load = replace(
-            seen,
+        crew = [w._replace(cpu=cpu, work=1.0, run_wait=0.0) for w in seen.workers]
+        load = seen._replace(
             workers=tuple(crew),
             accept_queue=waiting,
             cpu_look=None,
@@ -266,7 +265,7 @@ def test_workers_that_compute_more_are_never_wanted_fewer_for_it_while_cores_are
         if live_count(load) > policy.usable_cores:
             return
         first = decide(load, policy, 1000.0)
-        second = decide(replace(load, memory=first.memory, deaths=()), policy, 1000.0 + after_s)
+        second = decide(load._replace(memory=first.memory, deaths=()), policy, 1000.0 + after_s)
         wanted.append(min(second.wanted, policy.usable_cores))
     assert wanted[0] <= wanted[1]
 
@@ -304,7 +303,7 @@ def test_failed_starts_are_spaced_out_whenever_they_come(
 def test_while_nobody_knows_whether_they_compute_no_more_come_than_there_are_cores(
     seen: Observation, policy: Policy
 ) -> None:
-    actions = decide(replace(seen, cpu_look=None), policy, 1000.0)
+    actions = decide(seen._replace(cpu_look=None), policy, 1000.0)
     waiting = seen.accept_queue + sum(w.waiting for w in seen.workers)
     if waiting and live_count(seen) >= policy.min_workers:
         assert actions.spawn <= policy.usable_cores
@@ -315,11 +314,11 @@ def test_while_nobody_knows_whether_they_compute_no_more_come_than_there_are_cor
 
 def ready_workers(count: int, **fields: object) -> Observation:
     workers = tuple(WorkerSeen(slot, WorkerState.READY, spawned_s=0.0) for slot in range(count))
-    return replace(Observation(workers=workers), **fields)  # type: ignore[arg-type]
+    return Observation(workers=workers)._replace(**fields)  # type: ignore[arg-type]
 
 
 def test_an_empty_fleet_is_filled_to_the_minimum_at_once() -> None:
-    policy = replace(POLICY, min_workers=3)
+    policy = POLICY._replace(min_workers=3)
     actions = decide(Observation(workers=()), policy, 1000.0)
     assert actions.spawn == 3
     assert "0 of at least 3" in actions.why
@@ -331,7 +330,7 @@ def test_starting_workers_count_as_capacity() -> None:
 
 
 def test_no_more_than_a_few_start_at_once() -> None:
-    policy = replace(POLICY, min_workers=6, starting_limit=4)
+    policy = POLICY._replace(min_workers=6, starting_limit=4)
     assert decide(Observation(workers=()), policy, 1000.0).spawn == 4
 
 
@@ -358,7 +357,7 @@ def test_a_worn_worker_is_no_capacity_but_stays_until_its_replacement_is_ready()
 
 
 def test_a_worn_worker_is_replaced_although_there_are_as_many_as_there_may_be() -> None:
-    policy = replace(POLICY, min_workers=1, max_workers=1)
+    policy = POLICY._replace(min_workers=1, max_workers=1)
     assert decide(Observation(workers=(worn(0),)), policy, 1000.0).spawn == 1
 
 
@@ -389,7 +388,7 @@ def test_a_replacement_soon_after_a_retirement_is_no_regret() -> None:
 
 def test_worn_workers_leave_one_after_the_other() -> None:
     ready = [WorkerSeen(slot, WorkerState.READY) for slot in range(3, 6)]
-    policy = replace(POLICY, min_workers=3)
+    policy = POLICY._replace(min_workers=3)
     crew = [worn(slot) for slot in range(3)] + ready
     left = []
     for look in range(4):
@@ -451,7 +450,7 @@ def test_the_victim_is_the_idlest_then_the_one_with_fewest_connections_then_the_
     def victim(*workers: WorkerSeen) -> int:
         seen = Observation(workers=workers)
         idle_since = Memory(hold_s=8.0)
-        return decide(replace(seen, memory=idle_since), POLICY, 1000.0).retire[0]
+        return decide(seen._replace(memory=idle_since), POLICY, 1000.0).retire[0]
 
     ready = WorkerState.READY
     assert victim(WorkerSeen(0, ready, busy=1), WorkerSeen(1, ready)) == 1
@@ -485,7 +484,7 @@ def test_what_waits_longer_gets_threads_whatever_the_mean_service_time_says() ->
 def test_failed_starts_are_spaced_out_ever_further() -> None:
     memory, now_s, starts = Memory(), 1000.0, []
     deaths: tuple[Death, ...] = ()
-    policy = replace(POLICY, give_up_after=99)
+    policy = POLICY._replace(give_up_after=99)
     while len(starts) < 8:
         seen = Observation(workers=(), deaths=deaths, memory=memory)
         actions = decide(seen, policy, now_s)
@@ -539,25 +538,25 @@ def test_it_gives_up_after_five_failed_starts_with_nobody_ready() -> None:
 
 def full_workers(count: int, cpu: float, **fields: object) -> Observation:
     seen = ready_workers(count, **fields)
-    crew = tuple(replace(w, cpu=cpu, work=1.0, busy=1) for w in seen.workers)
-    return replace(seen, workers=crew)
+    crew = tuple(w._replace(cpu=cpu, work=1.0, busy=1) for w in seen.workers)
+    return seen._replace(workers=crew)
 
 
 def after(seconds: float, seen: Observation, policy: Policy) -> Actions:
     """Decide twice on the same sight, so much apart."""
     first = decide(seen, policy, 1000.0)
-    return decide(replace(seen, memory=first.memory), policy, 1000.0 + seconds)
+    return decide(seen._replace(memory=first.memory), policy, 1000.0 + seconds)
 
 
 def test_a_worker_near_one_core_gets_company_although_it_has_threads_left() -> None:
-    policy = replace(POLICY, threads=32, usable_cores=4)
+    policy = POLICY._replace(threads=32, usable_cores=4)
     actions = after(0.6, full_workers(1, 0.95, machine_cpu=0.3), policy)
     assert actions.spawn == 1
     assert "CPU" in actions.why
 
 
 def test_a_short_burst_of_cpu_spawns_nothing() -> None:
-    policy = replace(POLICY, threads=32, usable_cores=4)
+    policy = POLICY._replace(threads=32, usable_cores=4)
     assert after(0.3, full_workers(1, 0.95, machine_cpu=0.3), policy).spawn == 0
 
 
@@ -565,12 +564,12 @@ def test_a_short_burst_of_cpu_spawns_nothing() -> None:
     ("workers", "machine_cpu"), [(4, 0.5), (1, 0.95)], ids=["a worker per core", "machine full"]
 )
 def test_no_process_is_added_for_cpu_that_is_not_there(workers: int, machine_cpu: float) -> None:
-    policy = replace(POLICY, threads=32, usable_cores=4)
+    policy = POLICY._replace(threads=32, usable_cores=4)
     assert after(0.6, full_workers(workers, 0.95, machine_cpu=machine_cpu), policy).spawn == 0
 
 
 def test_a_worker_that_the_others_could_not_replace_is_kept() -> None:
-    policy = replace(POLICY, threads=32, usable_cores=4)
+    policy = POLICY._replace(threads=32, usable_cores=4)
     memory = Memory()
     for tick in range(400):
         seen = full_workers(2, 0.45, machine_cpu=0.3, memory=memory)
@@ -580,7 +579,7 @@ def test_a_worker_that_the_others_could_not_replace_is_kept() -> None:
 
 
 def test_a_worker_is_retired_when_the_others_have_cpu_enough() -> None:
-    policy = replace(POLICY, threads=32, usable_cores=4)
+    policy = POLICY._replace(threads=32, usable_cores=4)
     memory = Memory()
     retired = 0
     for tick in range(120):
@@ -596,30 +595,29 @@ def test_a_worker_is_retired_when_the_others_have_cpu_enough() -> None:
 def test_with_every_core_taken_by_the_workers_no_more_are_added() -> None:
     # One more than cores is of use, for now and then one of them sleeps; more are not.
     crowd = full_workers(3, 0.65, accept_queue=50, machine_cpu=0.99)
-    busy = replace(
-        crowd,
-        workers=tuple(replace(w, run_wait=0.35) for w in crowd.workers),
+    busy = crowd._replace(
+        workers=tuple(w._replace(run_wait=0.35) for w in crowd.workers),
         cpu_look=CpuLook(load=3.0, appetite=1.0),
         memory=Memory(mean_service_s=1.0),
     )
     assert decide(busy, POLICY, 1000.0).spawn == 0
     # The slow measurement alone says the same.
-    assert decide(replace(busy, cpu_look=None), POLICY, 1000.0).spawn == 0
+    assert decide(busy._replace(cpu_look=None), POLICY, 1000.0).spawn == 0
 
 
 def test_requests_that_only_sleep_get_workers_although_others_fill_the_machine() -> None:
     sleepers = ready_workers(2, accept_queue=50, machine_cpu=0.99)
-    assert decide(replace(sleepers, memory=Memory(mean_service_s=1.0)), POLICY, 1000.0).spawn > 0
+    assert decide(sleepers._replace(memory=Memory(mean_service_s=1.0)), POLICY, 1000.0).spawn > 0
 
 
 def test_nothing_is_spawned_when_memory_runs_low() -> None:
-    policy = replace(POLICY, memory_reserve_bytes=64 << 20)
+    policy = POLICY._replace(memory_reserve_bytes=64 << 20)
     crowd = ready_workers(1, accept_queue=50, memory_available_bytes=10 << 20)
-    assert decide(replace(crowd, memory=Memory(mean_service_s=1.0)), policy, 1000.0).spawn == 0
+    assert decide(crowd._replace(memory=Memory(mean_service_s=1.0)), policy, 1000.0).spawn == 0
 
 
 def test_above_the_memory_limit_one_worker_at_a_time_is_retired_although_needed() -> None:
-    policy = replace(POLICY, memory_limit_bytes=300 << 20)
+    policy = POLICY._replace(memory_limit_bytes=300 << 20)
     memory = Memory(peaks=((999.9, 6),), hold_s=8.0, spawned_s=999.0)
     seen = ready_workers(5, worker_memory_bytes=100 << 20, memory=memory)
     actions = decide(seen, policy, 1000.0)
@@ -789,7 +787,7 @@ def test_steady_load_does_not_flap() -> None:
 
 
 def test_constant_demand_leads_to_no_action_at_all_after_the_hold() -> None:
-    simulation = Simulation(replace(POLICY, max_workers=16), service_s=0.1)
+    simulation = Simulation(POLICY._replace(max_workers=16), service_s=0.1)
     regular = [1000 + tick / 40 for tick in range(40 * 60)]
     simulation.run(1020.0, [at_s for at_s in regular if at_s < 1020])
     before = (simulation.spawns, simulation.retires)

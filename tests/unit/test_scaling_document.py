@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 
 import pytest
 
@@ -45,9 +44,9 @@ def test_every_key_that_it_explains_is_in_the_readout() -> None:
         if key.startswith("machine."):
             assert key.partition(".")[2] in values["machine"]
         elif key.startswith("workers[]."):
-            assert key.partition(".")[2] in {field.name for field in fields(WorkerLine)}
+            assert key.partition(".")[2] in WorkerLine._fields
         else:
-            assert key in {field.name for field in fields(Readout)}, key
+            assert key in Readout._fields, key
 
 
 def test_every_reason_that_it_explains_is_given_by_the_code() -> None:

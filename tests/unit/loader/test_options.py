@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import configparser
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -69,8 +68,8 @@ def test_the_application_can_come_from_the_environment() -> None:
 def test_defaults_suit_a_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = parse("app:app")
-    assert dataclasses.asdict(options) == {
-        **dataclasses.asdict(options),
+    assert options._asdict() == {
+        **options._asdict(),
         "directory": str(tmp_path),
         "preload": True,
         "backlog": 2048,
@@ -253,7 +252,7 @@ def test_an_application_that_wants_one_thread_gets_no_other_beside_it(
 
 
 def test_options_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         parse("app:app").check = True  # type: ignore[misc]
 
 
@@ -505,5 +504,5 @@ def test_every_default_is_a_value_that_could_be_typed(spec: OptionSpec) -> None:
 
 
 def test_every_field_of_the_options_has_its_option() -> None:
-    fields = {field.name for field in dataclasses.fields(Options)} - {"notices", "sources"}
+    fields = set(Options._fields) - {"notices", "sources"}
     assert fields == {spec.field for spec in OPTIONS if spec.field}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from collections import Counter
 from typing import Any
@@ -20,8 +19,7 @@ NOW_NS = 10_000 * NS
 
 
 def handle(slot: int, **fields: Any) -> WorkerHandle:
-    names = (field.name for field in dataclasses.fields(Row))
-    row = {**dict.fromkeys(names, 0), "incidents": (0,) * MAX_INCIDENTS}
+    row = {**dict.fromkeys(Row._fields, 0), "incidents": (0,) * MAX_INCIDENTS}
     row["written_off"] = fields.pop("written_off", 0)
     begun = fields.pop("begun", 0)
     age_s = fields.pop("age_s", 0.0)

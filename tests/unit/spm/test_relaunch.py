@@ -167,9 +167,9 @@ def test_an_inheritance_is_taken_once() -> None:
 
 def command_of(directory: Path, **environ: str) -> dict[str, Any]:
     code = (
-        "import dataclasses, json, sys; sys.path.insert(0, sys.argv[1]);"
+        "import json, sys; sys.path.insert(0, sys.argv[1]);"
         " from spm.relaunch import Command;"
-        " print(json.dumps(dataclasses.asdict(Command.of_this_process({'MORE': 'x'}))))"
+        " print(json.dumps(Command.of_this_process({'MORE': 'x'})._asdict()))"
     )
     done = subprocess.run(
         [sys.executable, "-X", "utf8", "-c", code, str(ROOT), "--bind", ":1"],
