@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import faulthandler
-import functools
-import json
-import os
-import sys
-from collections.abc import Sequence
+import gc
 
-import httpcore_srv
-import loader
-import spm
+# Imports leave next to no garbage (15 objects of 60,000), and looking for it again and again
+# while they ran took 10 ms of a start. What they made stays for good, so it is frozen, and
+# the collector never looks at it, nor writes to it after a fork.
+gc.disable()
+
+import faulthandler  # noqa: E402
+import functools  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+
+import httpcore_srv  # noqa: E402
+import loader  # noqa: E402
+import spm  # noqa: E402
+
+gc.freeze()
+gc.enable()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,10 +19,7 @@ def settle() -> None:
     import leaves holes in the C library's heap, which the child would fill, and so own:
     malloc_trim(3) gives them back (a megabyte for a Flask application; musl has no such call).
     """
-    # Before the first time there is nothing but our own imports, and among them a dozen
-    # objects to collect: to look for them took 5 ms of a start of 130.
-    if gc.get_freeze_count():
-        gc.collect()
+    gc.collect()
     gc.freeze()
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import enum
 import logging
-from dataclasses import dataclass
 
 from .exit_status import ExitStatus
 from .ports import OperatingSystem
@@ -31,17 +30,17 @@ class TemplateState(enum.Enum):
     RETIRING = "retiring"
 
 
-@dataclass(slots=True)
 class TemplateHandle:
     """One template process."""
 
-    number: int
-    generation: int
-    started_ns: int
-    state: TemplateState = TemplateState.LOADING
-    message: str = ""  # why its import failed
-    exit_status: int | None = None
-    killed: bool = False
+    def __init__(self, number: int, generation: int, started_ns: int) -> None:
+        self.number = number
+        self.generation = generation
+        self.started_ns = started_ns
+        self.state = TemplateState.LOADING
+        self.message = ""  # why its import failed
+        self.exit_status: int | None = None
+        self.killed = False
 
 
 class Templates:
