@@ -11,7 +11,6 @@ STARTING -> READY <-> WEDGED (silent; comes back when its heart beats again)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from .cpu_rules import share_without_core
@@ -100,21 +99,13 @@ def _credible(known: int, said: int, most: int) -> int:
     return said if known <= said <= known + most else known
 
 
-# Two are never compared: to generate what would do that takes time at every start.
-@dataclass(slots=True, eq=False)
 class WorkerHandle:
     """One worker, from the request to fork it until its process is known to be gone."""
 
-    slot: int
-    incarnation: int
-    generation: int
-    template: int
-    spawned_ns: int
-    row: Row
     command: int = RUN  # what it was told last; the row's word may have been overwritten
     pid: int = 0
     looked_ns: int = 0
-    totals: Totals = field(default_factory=Totals)
+    totals: Totals = Totals()
     state: WorkerState = WorkerState.STARTING
     ready_ns: int = 0  # when it was first seen ready
     revived_ns: int = 0  # when it was last taken back from draining
@@ -124,7 +115,6 @@ class WorkerHandle:
     stopped_ns: int = 0  # when it was last seen stopped by a signal or a debugger
     killed: bool = False
     hopeless: bool = False  # it never came up, or went silent for good
-    request_limit: int = 0  # it is to be replaced after so many; 0: never
     memory_bytes: int = 0  # resident, at the last look; 0: not looked at
     cpu: float = 0.0
     cpu_ns: int = 0
@@ -135,6 +125,25 @@ class WorkerHandle:
     run_wait_ns: int = 0
     run_wait_looked_ns: int = 0
     exit_status: ExitStatus | None = None
+
+    def __init__(
+        self,
+        slot: int,
+        incarnation: int,
+        generation: int,
+        template: int,
+        spawned_ns: int,
+        row: Row,
+        request_limit: int = 0,
+    ) -> None:
+        """request_limit: it is to be replaced after so many; 0: never."""
+        self.slot = slot
+        self.incarnation = incarnation
+        self.generation = generation
+        self.template = template
+        self.spawned_ns = spawned_ns
+        self.row = row
+        self.request_limit = request_limit
 
     @property
     def was_ready(self) -> bool:

@@ -23,17 +23,15 @@ def handle(slot: int, **fields: Any) -> WorkerHandle:
     row["written_off"] = fields.pop("written_off", 0)
     begun = fields.pop("begun", 0)
     age_s = fields.pop("age_s", 0.0)
+    made = WorkerHandle(slot, 100 + slot, 1, 1, NOW_NS - int(age_s * NS), Row(**row))
     values: dict[str, Any] = {
-        "incarnation": 100 + slot,
-        "generation": 1,
-        "template": 1,
-        "spawned_ns": NOW_NS - int(age_s * NS),
-        "row": Row(**row),
         "ready_ns": NOW_NS,
         "state": WorkerState.READY,
         "totals": Totals(begun=begun),
     }
-    return WorkerHandle(slot=slot, **{**values, **fields})
+    for name, value in {**values, **fields}.items():
+        setattr(made, name, value)
+    return made
 
 
 def worn(recycling: Recycling, *handles: WorkerHandle, reloading: bool = False) -> dict[int, str]:
