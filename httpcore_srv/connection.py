@@ -78,9 +78,9 @@ NEXT: Final[Mapping[State, Mapping[Event, State]]] = {
 # not; and reading a member off its class costs a search in the metaclass each time.
 _TABLE: Final = tuple(tuple(NEXT[state].get(event) for state in State) for event in Event)
 _ON_REQUEST: Final = _TABLE[Event.REQUEST]
-_ON_DONE_KEEP: Final = _TABLE[Event.DONE_KEEP]
 AWAITING_HEAD: Final = State.AWAITING_HEAD
 RECEIVING_HEAD: Final = State.RECEIVING_HEAD
+RESPONDING: Final = State.RESPONDING
 CLOSING: Final = State.CLOSING
 PART_OF_HEAD: Final = Event.PART_OF_HEAD
 HEAD_WITH_BODY: Final = Event.HEAD_WITH_BODY
@@ -178,7 +178,10 @@ class Connection:
                 # What nearly all requests are; as _take_message does it.
                 self.has_unread = bool(parser.buffer)
                 self.body_length = 0
-                self._enter(_ON_REQUEST[self.state])
+                state = _ON_REQUEST[self.state]
+                if state is None:
+                    raise KeyError(self.state)
+                self.state = state
                 return message
             return self._take_message(message)
         parser.receive_data(data)
@@ -266,7 +269,9 @@ class Connection:
 
     def done_and_kept(self) -> None:
         """The response is on its way: expect another request."""
-        self._enter(_ON_DONE_KEEP[self.state])
+        if self.state is not RESPONDING:
+            raise KeyError(self.state)
+        self.state = AWAITING_HEAD  # as NEXT says
 
     def done_and_closed(self) -> None:
         """The response is on its way, and was the last."""

@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 from httpcore_srv.errors import ProtocolError
-from httpcore_srv.grammar import CONTENT_LENGTH, FIELD_LINE, TRANSFER_CODINGS, is_host
+from httpcore_srv.grammar import (
+    CONTENT_LENGTH,
+    FIELD_LINE,
+    FIELD_VALUE,
+    TRANSFER_CODINGS,
+    is_host,
+)
 from httpcore_srv.messages import FieldBlock
 from httpcore_srv.settings import HTTPLimits
 
@@ -103,27 +109,26 @@ def parse_fields(raw: bytes, minor: int, limits: HTTPLimits) -> FieldBlock:
     return FieldBlock(environ, length, chunked, expects, unknown, close, keep_alive)
 
 
-def varying_key(block: FieldBlock, line: bytes) -> str | None:
-    """Return the CGI variable of a line of `block`, if another value there can be taken unseen.
+def varying_field(block: FieldBlock, line: bytes) -> tuple[str, bytes] | None:
+    """Return the CGI variable of a line of `block` and its name with the colon, for `varied`.
 
-    None: the server judges it, or it is not in the block just once, or not at all.
+    None: the server judges the field, or it is not in the block just once, or not at all.
     """
     key, value = _known_lines.get(line) or _judge_line(line, [line])
-    return key if key not in _JUDGED and block.environ.get(key) == value else None
+    if key in _JUDGED or block.environ.get(key) != value:
+        return None
+    return key, line[: line.index(b":") + 1]
 
 
-def varied(block: FieldBlock, key: str, line: bytes) -> FieldBlock | None:
+def varied(block: FieldBlock, key: str, name: bytes, line: bytes) -> FieldBlock | None:
     """Return the block with another line in the place of the one that gave `key`.
 
-    None: it is not that simple.
+    name: what that began with, the colon included. None: this is no such line.
     """
-    if FIELD_LINE.fullmatch(line) is None:
-        return None
-    name, _, value = line.partition(b":")
-    if _environ_keys.get(name.decode("latin-1")) != key:
+    if not line.startswith(name) or FIELD_VALUE.fullmatch(line, len(name)) is None:
         return None
     environ = block.environ.copy()
-    environ[key] = value.strip(b" \t").decode("latin-1")
+    environ[key] = line[len(name) :].strip(b" \t").decode("latin-1")
     return FieldBlock(
         environ,
         block.content_length,

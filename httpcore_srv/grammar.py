@@ -38,8 +38,10 @@ TOKEN_OCTETS: Final = frozenset(i for i in range(128) if re.match(_TOKEN, chr(i)
 # because leaving it out would need a repetition that backtracks.
 #
 # In bytes, for what is looked up is bytes, and only what is not found there is matched.
-_FIELD: Final = rf"({_TOKEN}):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)".encode("latin-1")
+_FIELD_VALUE: Final = r"[\t\x20-\x7e\x80-\xff]*+"
+_FIELD: Final = rf"({_TOKEN}):[ \t]*+({_FIELD_VALUE})".encode("latin-1")
 FIELD_LINE: Final = re.compile(_FIELD)  # without its CRLF
+FIELD_VALUE: Final = re.compile(_FIELD_VALUE.encode("latin-1"))  # with OWS on either side
 
 # The same for one line of a trailer section, in the receive buffer.
 TRAILER_LINE: Final = re.compile(_FIELD + rb"\r\n")

@@ -123,9 +123,9 @@ class Outbox:
                 self.held.append(data)
             # A leader that takes this stream for stuck stops the gathering, and then sends
             # what is held; we hold, and then look. One of us sends it.
-            if self._still_gathers():
+            if self.gathers:
                 return
-            data = b""
+            data = b""  # type: ignore[unreachable]  # not for mypy: another thread writes it
         if self.held:
             data = self._take_back() + data
         try:
@@ -166,9 +166,6 @@ class Outbox:
         elif len(rest) > len(data):
             # Not even what was held before it went out: that stays.
             self.held.insert(0, bytes(rest[: len(rest) - len(data)]))
-
-    def _still_gathers(self) -> bool:
-        return self.gathers
 
     def _take_back(self) -> bytes:
         """Return what was held: it goes out with what the running thread sends now."""

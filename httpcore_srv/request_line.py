@@ -36,7 +36,8 @@ def judge_request_line(raw: bytes, limits: HTTPLimits) -> RequestLine:
         if not limits.pass_connect:
             raise ProtocolError(501, "CONNECT")
         return line  # not remembered, for others may have other limits
-    if len(raw) <= _MAX_REMEMBERED_LINE_BYTES:
+    # One with a query seldom comes a second time.
+    if len(raw) <= _MAX_REMEMBERED_LINE_BYTES and not line[3]:
         if len(known_request_lines) >= _MAX_REMEMBERED_LINES:
             known_request_lines.clear()
         known_request_lines[raw] = line
@@ -56,7 +57,9 @@ def parse_request_line(raw: bytes) -> RequestLine:
     method, target, path, query, minor = match.groups()
     if method == "CONNECT":
         raise ProtocolError(400, "CONNECT without host:port")
-    return method, target, _decoded(path), query or "", int(minor), None
+    if "%" in path:
+        path = _decoded(path)
+    return method, target, path, query or "", 1 if minor == "1" else 0, None
 
 
 def _parse_rare_line(text: str) -> RequestLine:

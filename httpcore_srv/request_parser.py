@@ -21,7 +21,7 @@ from typing import Final
 
 from httpcore_srv.body import BodyReader, ChunkedReader, ContentLengthReader
 from httpcore_srv.errors import ProtocolError
-from httpcore_srv.fields import parse_fields, varied, varying_key
+from httpcore_srv.fields import parse_fields, varied, varying_field
 from httpcore_srv.grammar import MAX_METHOD_LENGTH, TOKEN_OCTETS
 from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, FieldBlock, Message, RequestHead
 from httpcore_srv.request_line import RequestLine, judge_request_line, known_request_lines
@@ -63,6 +63,7 @@ class HTTPRequest:
         "_varying",
         "_varying_end",
         "_varying_key",
+        "_varying_name",
         "buffer",
     )
 
@@ -84,6 +85,7 @@ class HTTPRequest:
         # where its CRLF ends, and its CGI variable. If there is none: the section's end, and "".
         self._varying = self._varying_end = 0
         self._varying_key = ""
+        self._varying_name = b""
         self._vain = 0  # looks in a row that did not find just one
         # How far an unfinished head has been looked through. Offsets from its first octet.
         self._scanned = 0
@@ -263,7 +265,7 @@ class HTTPRequest:
             return last.fields, stop
         if stop - start - 2 > self._limits.max_header_bytes:
             return None
-        fields = varied(last.fields, self._varying_key, line)
+        fields = varied(last.fields, self._varying_key, self._varying_name, line)
         if fields is None:
             return None
         self._varying_end = after - start
@@ -287,10 +289,10 @@ class HTTPRequest:
         if len(changed) != 1:
             return
         number = changed[0]
-        key = varying_key(head.fields, lines[number])
-        if key is not None:
+        field = varying_field(head.fields, lines[number])
+        if field is not None:
             self._vain = 0
-            self._varying_key = key
+            self._varying_key, self._varying_name = field
             self._varying = sum(len(line) + 2 for line in lines[:number])
             self._varying_end = self._varying + len(lines[number]) + 2
 

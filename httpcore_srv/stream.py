@@ -159,9 +159,9 @@ class Stream(WayOut):
 
     def responded(self) -> bool:
         """The request has ended that ran on this thread. True: its response is held."""
-        assert self.exchange is not None
-        self._conclude(self.exchange)
-        outbox = self.outbox
+        exchange, outbox, server = self.exchange, self.outbox, self._server
+        assert exchange is not None
+        self._conclude(exchange)
         if not outbox.held or outbox.items or outbox.broken:
             self._written()
             return False
@@ -170,7 +170,7 @@ class Stream(WayOut):
             return True
         self.connection.done_and_kept()
         self.hops = 0
-        self.deadline_ns = self._server.loop.now_ns + self._server.keep_alive_ns
+        self.deadline_ns = server.loop.now_ns + server.keep_alive_ns
         self.mode = READING
         if self._mask != EPOLLIN or not self.due_tick:
             self.idle()

@@ -320,13 +320,14 @@ class Exchange:
         if self._status is None:
             raise AppError("the application sent content before it called start_response")
         request = self._request
-        if request.method == "CONNECT" and self._status.startswith("2"):
+        method = request.method
+        if method == "CONNECT" and self._status.startswith("2"):
             raise AppError("a 2xx to CONNECT begins a tunnel, and WSGI cannot carry one")
         head, self._framing, self._remaining, self.keep_alive = encode_head(
             self._status,
             self._headers,
             request.minor,
-            request.method == "HEAD",
+            method == "HEAD",
             # Asked now and not when the request began: a server that was told to stop
             # while a request ran must say in its answer that the connection ends.
             self.keep_alive and (self._conditions.keeps_alive or self._owes_more()),

@@ -42,6 +42,7 @@ class OutboxRig:
         self.store = SpyStore()
         self._step_s = 0.0
         self.stepped_aside = 0
+        self.taken = b""
         self.room = room
         self.on_aside: Callable[[], None] = lambda: None
         self.sock, self.client = _tcp_pair() if tcp else socket.socketpair()
@@ -111,6 +112,21 @@ class OutboxRig:
         poller.register(self.sock, select.POLLOUT)
         while not self.outbox.drain():
             assert poller.poll(BOUND_S * 1000), "the client takes nothing"
+
+    def take(self, count: int) -> None:
+        """Be a client that reads no more than so much, into `taken`."""
+        self.taken += self.client.recv(count)
+
+    def drain_through(self) -> None:
+        """Be the leader and the client until nothing is left; what came is in `taken`."""
+        self.client.setblocking(False)
+        while True:
+            emptied = self.outbox.drain()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self.take(1 << 16)
+            if emptied:
+                return
 
     def until_taken(self, below: int) -> None:
         """Wait until fewer bytes than that are on their way."""

@@ -7,7 +7,9 @@ moment that its kind is about.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from httpcore_srv import HTTPSettings, HTTPTimeouts
@@ -19,6 +21,13 @@ ALERT_S = 1.5  # longer than the sentinel stays alert
 
 Request = tuple[str, int]
 """Kind and number."""
+
+_serial = itertools.count()
+
+
+def some_requests(*kinds: str) -> list[Request]:
+    """Return requests of these kinds, with paths of which no worker knows that they are slow."""
+    return [(kind, next(_serial)) for kind in kinds]
 
 
 class Mixture:
@@ -79,7 +88,7 @@ class Mixture:
 
     def _take_baton(self) -> None:
         assert self.worker is not None
-        if self.worker.server.dispatcher.inline:
+        if threading.get_ident() == self.worker.server.loop.leader_ident:
             self.worker.take_baton()
 
     def _stuck(self, text: bytes, environ: Environ, start_response: StartResponse) -> list[bytes]:

@@ -15,6 +15,7 @@ from tests.unit.httpcore_srv.pipelined_rig import (
     make_calm,
     mixed_worker,
     read_answers,
+    some_requests,
 )
 from tests.unit.httpcore_srv.worker_in_thread import WorkerInThread, running
 
@@ -39,7 +40,7 @@ def answer_all(served: Served, *kinds: str) -> None:
     """Send requests of these kinds at once; their answers must come in order."""
     app, worker = served
     make_calm(worker, app.clock)
-    requests = list(zip(kinds, range(len(kinds)), strict=True))
+    requests = some_requests(*kinds)
     with worker.connect() as client:
         client.send(b"".join(map(bytes_of, requests)))
         read_answers(client, requests)
@@ -73,8 +74,8 @@ def test_two_clients_in_one_batch_each_get_their_own(served: Served) -> None:
         make_calm(worker, app.clock)
         one, other = worker.connect(), worker.connect()
         worker.until_connections(2)
-        requests = [(kind, n) for n, kind in enumerate(["quick", first, second, "quick"])]
-        others = [(kind, n + 100) for kind, n in reversed(requests)]
+        requests = some_requests("quick", first, second, "quick")
+        others = some_requests("quick", second, first, "quick")
         with worker.paused():
             one.send(b"".join(map(bytes_of, requests)))
             other.send(b"".join(map(bytes_of, others)))
