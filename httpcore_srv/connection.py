@@ -8,10 +8,12 @@
                                                                  |
     any state --FAULT (a ProtocolError)--> CLOSING <--DONE_CLOSE-'
 
-A request is handed out only when it is here whole, so that no thread of the
-application ever waits for a client. What of the next request has been received
-already stays in the parser until this one's response is done: answers keep their
-order, and a client that pipelines without end is stopped by the socket's buffer.
+A request is handed out when it is here whole, so that no thread of the application
+waits for a client; or, if its owner wants that, without the rest of a body that is too
+large for memory (`hand_out`), which the application then takes out of the socket. What
+of the next request has been received already stays in the parser until this one's
+response is done: answers keep their order, and a client that pipelines without end is
+stopped by the socket's buffer.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ DONE_CLOSE: Final = Event.DONE_CLOSE
 FAULT: Final = Event.FAULT
 
 
-def close_body(body: IO[bytes]) -> None:
+def close_body(body: IO[bytes] | io.IOBase) -> None:
     """Close a body's file now, and not when the garbage collector comes by."""
     try:
         body.close()
@@ -124,6 +126,7 @@ class Connection:
 
     limits: what a client may send.
     store: where a body waits until it is whole, and requests until there is a thread.
+    live: its owner looks at `may_go_live` whenever no whole request has come.
     """
 
     __slots__ = (
@@ -132,8 +135,10 @@ class Connection:
         "_head",
         "_held",
         "_limits",
+        "_live",
         "_parser",
         "_store",
+        "body_left",
         "body_length",
         "has_unread",
         "head_just_began",
@@ -141,13 +146,15 @@ class Connection:
         "wants_continue",
     )
 
-    def __init__(self, limits: HTTPLimits, store: Store) -> None:
+    def __init__(self, limits: HTTPLimits, store: Store, *, live: bool = False) -> None:
         self.state = AWAITING_HEAD
         self.wants_continue = False  # the client waits for a 100 before it sends its body
         # Something has been received beyond the request handed out last.
         self.has_unread = False
         self.head_just_began = False  # the bytes received last were the first of a head
         self.body_length = 0  # of the request handed out last
+        self.body_left = 0  # how much of that was still to come
+        self._live = live
         self._limits = limits
         self._store = store
         self._held = 0  # bytes of memory reserved for what waits here
@@ -223,6 +230,39 @@ class Connection:
         self.wants_continue = message.fields.expects_continue
         self._move(HEAD_WITH_BODY)
         return self._receive_body(message)
+
+    @property
+    def may_go_live(self) -> bool:
+        """Whether the request being received may be handed out before its body is whole.
+
+        Once in a large body: when as much has come as may stay in memory. Not in a chunked
+        one: PEP 3333 wants its length in the environ.
+        """
+        head = self._head
+        if head is None or not self._live or not isinstance(self._body, io.BytesIO):
+            return False
+        length = head.fields.content_length or 0
+        return self._limits.body_memory_bytes <= self._body_bytes < length
+
+    def hand_out(self) -> RequestHead:
+        """Return the request whose body `may_go_live`; `body_left` of it are still to come.
+
+        The parser will not see them. Until `body_came` the connection cannot be kept.
+        """
+        head, self._head = self._head, None
+        assert head is not None
+        assert head.fields.content_length is not None
+        self.body_length = head.fields.content_length
+        self.body_left, self._body_bytes = self.body_length - self._body_bytes, 0
+        self._parser.leave_body()
+        self.has_unread = True
+        self._move(REQUEST)
+        return head
+
+    def body_came(self) -> None:
+        """The rest of the body of the request handed out has been taken out of the socket."""
+        self.body_left = 0
+        self.has_unread = False
 
     @property
     def received_bytes(self) -> int:
@@ -342,7 +382,11 @@ class Connection:
             body.seek(0, io.SEEK_END)
         else:
             body.write(piece)
-        if self._body_bytes > self._limits.body_memory_bytes and isinstance(body, io.BytesIO):
+        limit = self._limits.body_memory_bytes
+        if self._body_bytes > limit and isinstance(body, io.BytesIO):
+            # The piece that filled the memory gives the owner the chance to hand it out.
+            if self._body_bytes - len(piece) < limit and self.may_go_live:
+                return
             self._spool(body)
 
     def _spool(self, body: io.BytesIO) -> None:

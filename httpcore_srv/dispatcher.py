@@ -59,15 +59,61 @@ class Job(Protocol):
         """Keep the thread from responding; False if it has begun to. The leader."""
 
 
+class LiveJob(Job, Protocol):
+    """A stream that holds a request of which a part of the body is still to come."""
+
+    def begin_live(self, run: LiveRun) -> None:
+        """A thread is there, and a place aside for it: hand the request out. The leader."""
+
+
 class Run:
     """A request that a thread of the pool runs. Guarded by the pool's lock."""
 
-    __slots__ = ("aside", "began_ns", "thread")
+    __slots__ = ("aside", "began_ns", "live", "thread", "waiting")
 
     def __init__(self, began_ns: int, thread: int) -> None:
         self.began_ns = began_ns
         self.thread = thread  # as threading.get_ident() says it
         self.aside = False  # it counts as a stream, not as busy
+        self.live = False  # a rest of its request's body is still to come
+        self.waiting = False  # for that rest
+
+
+class LiveRun(Run):
+    """A run whose application reads the request's body out of the socket.
+
+    As long as that goes on its thread has a place aside: kept for it until it has to wait
+    for the client the first time, taken from then on. With the last byte it counts as busy
+    again. Between two waits it is not called busy anew: a body comes in a thousand pieces.
+
+    Its time (`began_ns`) stands still while it waits: that is the client's.
+    """
+
+    __slots__ = ("_dispatcher", "_stream", "handed_out")
+
+    def __init__(self, dispatcher: Dispatcher, stream: Job) -> None:
+        super().__init__(0, 0)
+        self.live = True
+        self.handed_out = threading.Lock()  # held by the leader until its thread may begin
+        self._dispatcher = dispatcher
+        self._stream = stream
+
+    def wait_began(self) -> None:
+        """A thread of the application waits for the rest of the body."""
+        self.waiting = True
+        if not self.aside:
+            self._dispatcher.step_aside(self._stream, self)
+
+    def wait_ended(self, waited_ns: int) -> None:
+        """It has waited."""
+        # In this order: who finds that nobody waits, and reads the time then, reads a time
+        # without the wait.
+        self.began_ns += waited_ns
+        self.waiting = False
+
+    def body_came(self) -> None:
+        """Nothing of the body is left to wait for."""
+        self._dispatcher.step_back(self._stream, self)
 
 
 class Dispatcher:
@@ -197,6 +243,29 @@ class Dispatcher:
             self.inline and now_ns >= self._uncalm_until_ns and not self.sentinel.is_alert(now_ns)
         )
 
+    def run_live(self, stream: LiveJob) -> bool:
+        """Run the request that `stream` holds but for a part of its body, on a pool thread.
+
+        The leader only, with a free thread. False: no place aside is free for when that
+        thread must wait for the client, or no thread can be had; nothing was changed.
+        """
+        pool = self._pool
+        with pool.lock:
+            if not pool.promise_aside():
+                return False
+        run = LiveRun(self, stream)
+        # The thread may be quicker than we are, and must not find the request half handed out.
+        with run.handed_out:
+            if not pool.submit(lambda: self._serve_live(stream, run)):
+                with pool.lock:
+                    pool.promised -= 1
+                return False
+            stream.stop_gathering()
+            stream.begin_live(run)
+            self._begun += 1
+            self._store_begun(self._begun)
+        return True
+
     def flush(self) -> None:
         """Account for inline requests. The leader, with the pool's lock held."""
         if self.durations_ns:
@@ -259,7 +328,36 @@ class Dispatcher:
     def _count_aside(self, run: Run) -> None:
         """Count a run's thread as a stream, if there is room. The pool's lock is held."""
         pool = self._pool
-        run.aside = run.aside or pool.step_aside()
+        run.aside = run.aside or pool.step_aside(promised=run.live)
+        self._slot.busy(max(0, pool.busy))
+        self._slot.aside(pool.streams)
+
+    def step_aside(self, stream: Job, run: LiveRun) -> None:
+        """The thread of a live run waits for its client. It does not lead."""
+        with self._pool.lock:
+            # Not if it was written off, or has ended: then another thread of the application
+            # waits, of which nobody keeps count.
+            if self.running.get(stream) is run:
+                self._count_aside(run)
+        self._on_freed()
+
+    def step_back(self, stream: Job, run: LiveRun) -> None:
+        """A live run's body has come: its thread needs no place aside, and is busy."""
+        with self._pool.lock:
+            if self.running.get(stream) is run:
+                self._end_live(run)
+
+    def _end_live(self, run: Run) -> None:
+        """A run's thread will not wait for its body any more. The pool's lock is held."""
+        if not run.live:
+            return
+        run.live = False
+        pool = self._pool
+        if not run.aside:
+            pool.promised -= 1
+            return
+        run.aside = False
+        pool.step_back()
         self._slot.busy(max(0, pool.busy))
         self._slot.aside(pool.streams)
 
@@ -273,8 +371,9 @@ class Dispatcher:
             run = self.running.get(stream)
             # In this order, under the lock that a thread needs to end: either it finds that
             # it was written off, or we find that it has begun.
-            if run is None or run.aside or not stream.revoke():
+            if run is None or (run.aside and not run.live) or not stream.revoke():
                 return False
+            self._end_live(run)
             del self.running[stream]
             self._written_off.add(stream)
             pool.write_off()
@@ -291,6 +390,16 @@ class Dispatcher:
         failed = stream.respond()
         self._end_pooled(stream, self._clock_ns() - start_ns, failed)
 
+    def _serve_live(self, stream: Job, run: LiveRun) -> None:
+        """Run a request whose body is still coming on a pool thread."""
+        with run.handed_out:
+            pass
+        run.thread = threading.get_ident()
+        run.began_ns = self._clock_ns()
+        self.running[stream] = run
+        failed = stream.respond()
+        self._end_pooled(stream, self._clock_ns() - run.began_ns, failed)
+
     def _end_pooled(self, stream: Job, duration_ns: int, failed: bool) -> None:
         pool = self._pool
         kind = stream.kind
@@ -303,6 +412,8 @@ class Dispatcher:
             else:
                 if run is None:
                     self._uncounted.add(stream)
+                else:
+                    self._end_live(run)
                 aside = run is not None and run.aside
                 if aside:
                     pool.stream_ended()

@@ -36,6 +36,24 @@ class PeerGone(Exception):
     """
 
 
+class BodyLost(OSError):
+    """The rest of a request's body will not come: its client is gone, or too slow.
+
+    Raised out of `wsgi.input`, and an OSError because frameworks expect one there. The
+    application may answer all the same; if it lets it pass, it is no failure of its own.
+
+    late: the client is there still, and can be told that it was too slow (408).
+    """
+
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
+
+    def again(self) -> BodyLost:
+        """Return the same for another raise, without the first one's traceback."""
+        return BodyLost(str(self), late=self.late)
+
+
 class AppError(Exception):
     """The application raised, or broke PEP 3333.
 

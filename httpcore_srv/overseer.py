@@ -42,13 +42,15 @@ class Overseer:
             self._due_ns = now_ns + int(LOOK_S * 1e9)
             # copy() is one step under the GIL: threads add to it meanwhile.
             for stream, run in self._server.running.copy().items():
-                self._look_at(stream, run, now_ns - run.began_ns)
+                self._look_at(stream, run, now_ns)
         return LOOK_S
 
-    def _look_at(self, stream: Stream, run: Run, age_ns: int) -> None:
+    def _look_at(self, stream: Stream, run: Run, now_ns: int) -> None:
         exchange = stream.exchange
-        if run.aside or exchange is None:
+        # Aside for its body only, and not waiting: that is the application's time.
+        if exchange is None or run.waiting or (run.aside and not run.live):
             return
+        age_ns = now_ns - run.began_ns
         if (exchange.is_stream and age_ns >= LASTING_NS) or exchange.is_event_stream:
             self._server.dispatcher.move_aside(stream)
         elif 0 < self._request_ns <= age_ns:

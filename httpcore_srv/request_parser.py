@@ -165,6 +165,13 @@ class HTTPRequest:
             )
         return head
 
+    def leave_body(self) -> None:
+        """The rest of the body that is being read will never come this way.
+
+        What is given to `receive_data` next is the beginning of another request.
+        """
+        self._reader = None
+
     @property
     def at_boundary(self) -> bool:
         """Between requests, with nothing of a next one received."""

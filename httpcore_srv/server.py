@@ -29,6 +29,7 @@ from httpcore_srv.descriptors import make_room
 from httpcore_srv.dispatcher import Dispatcher, Run
 from httpcore_srv.door import Door
 from httpcore_srv.event_loop import EventLoop
+from httpcore_srv.live_body import BodyTerms
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.mode import Mode
 from httpcore_srv.outbox import Outbox, RevocableOutbox, Terms
@@ -105,7 +106,7 @@ class HTTPServer:
             settings.temporary_directory,
             self.count,
         )
-        self._terms = self._make_terms(settings, clock_ns)
+        self._terms, self.body_terms = self._make_terms(settings, clock_ns)
         self.access_log = None if access_log_fd is None else AccessLog(access_log_fd)
         self.keeps_alive = timeouts.keep_alive_s > 0
         self.leaving = False
@@ -130,8 +131,10 @@ class HTTPServer:
         self._before_exit = before_exit
         self._ending = threading.Lock()
 
-    def _make_terms(self, settings: HTTPSettings, clock_ns: Callable[[], int]) -> Terms:
-        return Terms(
+    def _make_terms(
+        self, settings: HTTPSettings, clock_ns: Callable[[], int]
+    ) -> tuple[Terms, BodyTerms]:
+        out = Terms(
             self.write_ns,
             min(self.write_ns, CROWDED_NS) if settings.max_streams else self.write_ns,
             settings.timeouts.min_rate,
@@ -140,6 +143,7 @@ class HTTPServer:
             self.count,
             threading.Lock(),
         )
+        return out, BodyTerms(self.body_ns, settings.timeouts.min_rate, clock_ns, self.count)
 
     @property
     def running(self) -> dict[Stream, Run]:

@@ -16,12 +16,13 @@ from typing import IO, TYPE_CHECKING, Final
 from httpcore_srv.connection import State, close_body
 from httpcore_srv.environ import Environ, Environs
 from httpcore_srv.errors import ProtocolError
+from httpcore_srv.intake import Intake
+from httpcore_srv.live_body import LiveBody
 from httpcore_srv.mode import READING, RUNNING, Mode
 from httpcore_srv.outbox import RevocableOutbox
-from httpcore_srv.pace import due_ns
 from httpcore_srv.parcel import MAX_UNPARSED_BYTES, Parcel
 from httpcore_srv.ports import Incident
-from httpcore_srv.way_out import EPOLLIN, WayOut
+from httpcore_srv.way_out import EPOLLIN
 from httpcore_srv.wire import DONTWAIT
 from httpcore_srv.wsgi import Exchange
 
@@ -35,11 +36,10 @@ PIPELINE_RUN: Final = 64  # requests of one client in a row before the others ha
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Stream(WayOut):
+class Stream(Intake):
     """One client's socket."""
 
     __slots__ = (
-        "_body_began_ns",
         "_environs",
         "_has_turn",
         "is_new",
@@ -52,7 +52,6 @@ class Stream(WayOut):
         super().__init__(server, sock, peer)
         self.listener = listener
         self.is_new = True  # no request of it has been served yet, here
-        self._body_began_ns = 0
         self._has_turn = False  # it has waited for a thread, and one is free
         base["wsgi.early_hints"] = self._early_hints
         # The second name is for applications that come from waitress.
@@ -271,10 +270,7 @@ class Stream(WayOut):
         return True
 
     def cut(self) -> None:
-        """The worker ends at once: whoever runs this request finds its client gone.
-
-        Not closed: the number is the running thread's to use until it hands back.
-        """
+        """The worker ends at once: whoever runs this request finds its client gone."""
         try:
             self.shut_down()
         except OSError as error:
@@ -298,6 +294,11 @@ class Stream(WayOut):
         connection = self.connection
         server = self._server
         if connection.state is State.RECEIVING_BODY:
+            if connection.may_go_live and not self._is_crowded():
+                self.send_held()
+                # A client that does not take its responses is to do that first.
+                if self.mode or server.dispatcher.run_live(self):
+                    return
             if connection.wants_continue:
                 connection.wants_continue = False
                 try:
@@ -314,17 +315,6 @@ class Stream(WayOut):
             self.set_deadline(server.header_ns)
         self._has_turn = False
         self.idle()
-
-    def _await_body(self) -> None:
-        """Expect more of the body, in time and at a rate."""
-        server = self._server
-        now_ns = server.loop.now_ns
-        if not self._body_began_ns:
-            self._body_began_ns = now_ns
-        received = self.connection.received_bytes
-        patience_ns, min_rate = server.body_ns, server.settings.timeouts.min_rate
-        due = due_ns(self._body_began_ns, now_ns, received, patience_ns, min_rate)
-        server.loop.timers.schedule(self, due)
 
     def _drain(self) -> bool:
         """Send more of the outbox. True: the baton was lost (to a pipelined request)."""
@@ -379,9 +369,15 @@ class Stream(WayOut):
         assert request is not None
         server = self._server
         environ = self._environs.make(request)
-        body: IO[bytes] | None = None
+        body: IO[bytes] | LiveBody | None = None
+        live: LiveBody | None = None
         if request.has_body:
-            environ["wsgi.input"] = body = self.connection.take_body()
+            live = self._live_body
+            if live is not None:
+                body = live
+                environ["wsgi.input"] = live.open()
+            else:
+                environ["wsgi.input"] = body = self.connection.take_body()
             if request.fields.chunked:
                 environ["CONTENT_LENGTH"] = str(self.connection.body_length)
         else:
@@ -390,6 +386,8 @@ class Stream(WayOut):
         if server.request_ns and isinstance(outbox, RevocableOutbox):
             outbox.renew()
         exchange = self.exchange = Exchange(request, self.connection, outbox, server)
+        if live is not None:
+            exchange.keep_alive = False  # until the body has come
         server.handler.handle(environ, exchange)
         if body is not None:
             close_body(body)
@@ -423,7 +421,7 @@ class Stream(WayOut):
         if access_log is not None:
             assert self._request is not None
             access_log.record(self.peer, self._request, exchange.status, exchange.sent)
-        self._request = self.exchange = None
+        self._request = self.exchange = self._live_body = None
         self._body_began_ns = 0
         self.is_new = False
 

@@ -77,6 +77,7 @@ class ThreadPool:
         self.lock = threading.Lock()
         self.busy = 0  # threads in the application on behalf of the pool
         self.streams = 0  # threads aside
+        self.promised = 0  # places aside that are kept for busy threads
         self.written_off = 0
         self.idle = 0  # threads that wait, or will at once, and have not been given a job
         self.stranded = 0  # jobs for which no thread could be started
@@ -117,9 +118,26 @@ class ThreadPool:
         self.busy -= 1
         self.idle += 1
 
-    def step_aside(self) -> bool:
-        """A busy thread counts as aside from now on; False if too many do. The lock is held."""
-        if self.streams >= self.max_streams:
+    def promise_aside(self) -> bool:
+        """Keep a place aside for a thread; False if there is none left. The lock is held."""
+        if self.streams + self.promised >= self.max_streams:
+            return False
+        self.promised += 1
+        return True
+
+    def step_back(self) -> None:
+        """A thread aside counts as busy again, whatever the limit. The lock is held."""
+        self.streams -= 1
+        self.busy += 1
+
+    def step_aside(self, *, promised: bool = False) -> bool:
+        """A busy thread counts as aside from now on; False if too many do. The lock is held.
+
+        promised: it takes the place that was kept for it.
+        """
+        if promised:
+            self.promised -= 1
+        elif self.streams + self.promised >= self.max_streams:
             return False
         self.busy -= 1
         self.streams += 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from httpcore_srv.connection import Connection, State
 from httpcore_srv.errors import PeerGone, ProtocolError
 from httpcore_srv.farewell import Farewell
+from httpcore_srv.live_body import LiveBody
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.mode import READING, RUNNING, Mode
 from httpcore_srv.outbox import RevocableOutbox
@@ -39,6 +40,7 @@ class WayOut(Wire):
     __slots__ = (
         "_farewell",
         "_keep_alive",
+        "_live_body",
         "_receive",
         "_request",
         "_send",
@@ -54,7 +56,8 @@ class WayOut(Wire):
     def __init__(self, server: HTTPServer, sock: socket.socket, peer: str) -> None:
         super().__init__(server.loop, sock)
         self.peer = peer
-        self.connection = Connection(server.settings.limits, server.store)
+        live = server.settings.max_streams > 0
+        self.connection = Connection(server.settings.limits, server.store, live=live)
         self.mode = READING
         self.hops = 0  # times handed on without a request served
         self.outbox = server.make_outbox(sock, self._step_aside)
@@ -64,6 +67,7 @@ class WayOut(Wire):
         self._keep_alive = True
         self._farewell: Farewell | None = None
         self._request: RequestHead | None = None
+        self._live_body: LiveBody | None = None  # of the request that runs
         self.exchange: Exchange | None = None  # of the request that runs; any thread may look
 
     def idle(self) -> bool:
@@ -136,7 +140,8 @@ class WayOut(Wire):
         if self.connection.state is not State.CLOSING:
             self.connection.fault()
         log.debug("%s: refused: %s", self.peer, error)
-        request, self._request, self.exchange = self._request, None, None
+        request, self._request = self._request, None
+        self.exchange = self._live_body = None
         server.refused(self.peer, request, error.status)
         extra = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
         is_head = request is not None and request.method == "HEAD"
@@ -191,7 +196,11 @@ class WayOut(Wire):
 
     def revoke(self) -> bool:
         """Keep the running thread from responding; False if it has begun to."""
-        return isinstance(self.outbox, RevocableOutbox) and self.outbox.revoke()
+        if not (isinstance(self.outbox, RevocableOutbox) and self.outbox.revoke()):
+            return False
+        if self._live_body is not None:
+            self._live_body.close()
+        return True
 
     def _gone(self, error: Exception) -> None:
         log.debug("%s: connection lost: %s", self.peer, error)

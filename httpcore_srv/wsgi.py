@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, Protocol, cast
 
 from httpcore_srv.environ import Environ, FileWrapper
-from httpcore_srv.errors import AppError, PeerGone
+from httpcore_srv.errors import AppError, BodyLost, PeerGone
 from httpcore_srv.messages import RequestHead
 from httpcore_srv.response_writer import Framing, encode_head, encode_interim, error_page
 
@@ -279,6 +279,24 @@ class Exchange:
         Raises: PeerGone.
         """
         self.failed = True
+        self._cut_short(500)
+
+    def body_came(self) -> None:
+        """The body has been read to its end: the connection can be kept after all."""
+        if not self._head_sent:  # else the head has said that it is not
+            self.keep_alive = self._request.keep_alive
+
+    def lose_body(self, error: BodyLost) -> None:
+        """The application gave up with its request's body: 408 if that can be said.
+
+        Raises: PeerGone.
+        """
+        log.debug("%s: %s", self.what, error)
+        if error.late or self._head_sent:
+            self._cut_short(408)
+        self.keep_alive = False
+
+    def _cut_short(self, status: int) -> None:
         if self._over:
             return  # the client has its whole answer; what failed came after it
         self.keep_alive = False
@@ -292,8 +310,10 @@ class Exchange:
                 self._sink.finish(b"")
             return
         self._head_sent = True
-        self._status = "500 Internal Server Error"
-        page = error_page(500, date=self._conditions.date, is_head=self._request.method == "HEAD")
+        is_head = self._request.method == "HEAD"
+        page = error_page(status, date=self._conditions.date, is_head=is_head)
+        # As its status line has it, for the access log.
+        self._status = page[len("HTTP/1.1 ") : page.index(b"\r\n")].decode()
         self._sink.finish(page)
 
     def _write_counted(self, head: bytes, data: bytes) -> None:
@@ -373,6 +393,11 @@ class WSGIHandler:
         except PeerGone as error:
             exchange.keep_alive = False
             log.debug("%s: %s", exchange.what, error)
+        except BodyLost as error:
+            try:
+                exchange.lose_body(error)
+            except PeerGone:
+                exchange.keep_alive = False
         # An edge: whatever an application raises, SystemExit too, ends its request only.
         except BaseException:  # noqa: BLE001
             _log_failure(exchange.what)

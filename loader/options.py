@@ -158,7 +158,8 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         values.count(0, _MOST_THREADS),
         "",
         "Threads of each worker beside these, for responses that are streamed to slow readers or"
-        " for long; beyond, such a response takes one of --max-threads.",
+        " for long (beyond, such a response takes one of --max-threads), and for requests whose"
+        " bodies are above --body-buffer (beyond, these are received before they are handled).",
         default_text=f"{DEFAULT_MAX_STREAMS}; 0 with --max-threads 1",
     ),
     OptionSpec(
@@ -322,7 +323,8 @@ OPTIONS: Final[tuple[OptionSpec, ...]] = (
         "BYTES",
         values.size(1, 1 << 30),
         "512k",
-        "Request bodies above it wait in a temporary file.",
+        "How much of a request's body is received before its application is called, which reads the"
+        " rest while it comes; chunked bodies above it wait in a temporary file.",
     ),
     OptionSpec(
         "max-buffered",

@@ -98,7 +98,7 @@ def test_many_unfinished_uploads_share_the_memory_and_spill_into_files(stage: St
 
 @play
 def test_a_body_beyond_the_buffer_waits_in_a_file(stage: Stage) -> None:
-    server = serve(stage, "--body-buffer", "64k")
+    server = serve(stage, "--body-buffer", "64k", "--max-streams", "0")
     client, aborted = stage.client(server), stage.client(server)
     for content in (b"a" * 65_536, b"b" * 65_537, b"c" * 1_000_000):
         client.send(request("/upload", "POST", body=content))
@@ -161,7 +161,7 @@ def test_responses_that_nobody_reads_spill_into_files_and_arrive_whole(stage: St
 
 @play
 def test_without_a_place_for_files_only_who_needs_one_is_refused(stage: Stage) -> None:
-    server = serve(stage, "--body-buffer", "64k", "--max-buffered", "1m")
+    server = serve(stage, "--body-buffer", "64k", "--max-buffered", "1m", "--max-streams", "0")
     place = stage.directory / "bodies"
     place.rmdir()
     for _ in range(3):

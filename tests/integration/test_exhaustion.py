@@ -24,6 +24,10 @@ HEAD = get("/ignore")
 HALF = HEAD.index(b"Host")
 
 
+# Without a place aside every body is received whole before its request is handed out.
+WHOLE_BODIES = ("--max-workers", "1", "--max-streams", "0")
+
+
 @pytest.fixture
 def server(serve: Serve) -> ServerProcess:
     return serve("fault_hungry:app", "--max-workers", "1", chdir=APPS)
@@ -119,7 +123,8 @@ def test_a_worker_without_descriptors_leaves_new_clients_to_its_sibling(serve: S
     assert_said_once(errors(server))
 
 
-def test_a_large_body_without_a_descriptor_for_its_file_is_refused(server: ServerProcess) -> None:
+def test_a_large_body_without_a_descriptor_for_its_file_is_refused(serve: Serve) -> None:
+    server = serve("fault_hungry:app", *WHOLE_BODIES, chdir=APPS)
     (pid,) = server.workers()
     target = Target(server)
     with target.connect() as client:
@@ -140,7 +145,8 @@ def assert_no_room(status: int) -> None:
     assert status in (503, 507)
 
 
-def test_a_large_body_on_a_full_disk_is_refused_and_said_once(server: ServerProcess) -> None:
+def test_a_large_body_on_a_full_disk_is_refused_and_said_once(serve: Serve) -> None:
+    server = serve("fault_hungry:app", *WHOLE_BODIES, chdir=APPS)
     (pid,) = server.workers()
     target = Target(server)
     large = post("/ignore", b"x" * 1_000_000)

@@ -20,6 +20,7 @@ from tests.unit.httpcore_srv.worker_in_thread import GET, Echo, get, post, worke
 
 MEGABYTE = 1 << 20
 SMALL_MEMORY = HTTPSettings(limits=HTTPLimits(body_memory_bytes=1000))
+ALWAYS_WHOLE = HTTPSettings(limits=HTTPLimits(body_memory_bytes=1000), max_streams=0)
 
 
 def chunked(path: str, *chunks: bytes) -> bytes:
@@ -133,10 +134,13 @@ def test_many_clients_that_pipeline_without_end_are_all_answered() -> None:
 # -- bodies -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("settings", [SMALL_MEMORY, ALWAYS_WHOLE])
 @pytest.mark.parametrize("size", [1, 999, 1000, 1001, 70_000, 3 * MEGABYTE])
-def test_a_body_with_a_length_reaches_the_application_whole(size: int) -> None:
+def test_a_body_with_a_length_reaches_the_application_whole(
+    size: int, settings: HTTPSettings
+) -> None:
     content = (b"0123456789" * (size // 10 + 1))[:size]
-    with worker(settings=SMALL_MEMORY) as server, server.connect() as client:
+    with worker(settings=settings) as server, server.connect() as client:
         for _ in range(2):
             assert client.ask(post("/", content)).content == b"app / " + content
 
@@ -486,7 +490,7 @@ def test_a_client_that_leaves_half_a_body_on_a_full_disk_costs_nothing(full_disk
 
 
 def test_a_body_that_finds_the_disk_full_is_a_507(full_disk: None) -> None:
-    with worker(settings=SMALL_MEMORY) as server, server.connect() as client:
+    with worker(settings=ALWAYS_WHOLE) as server, server.connect() as client:
         assert client.ask(post("/", b"x" * 200_000)).status == 507
         assert server.connect().ask(GET).status == 200
 
