@@ -377,7 +377,8 @@ class Dispatcher:
             del self.running[stream]
             self._written_off.add(stream)
             pool.write_off()
-            self._count_pooled(stream.kind, self._clock_ns() - run.began_ns, failed=True)
+            duration_ns = max(0, self._clock_ns() - run.began_ns)
+            self._count_pooled(stream.kind, duration_ns, failed=True)
         self._on_freed()
         return True
 
@@ -398,7 +399,8 @@ class Dispatcher:
         run.began_ns = self._clock_ns()
         self.running[stream] = run
         failed = stream.respond()
-        self._end_pooled(stream, self._clock_ns() - run.began_ns, failed)
+        # Not below zero: two threads of the application may have waited at the same time.
+        self._end_pooled(stream, max(0, self._clock_ns() - run.began_ns), failed)
 
     def _end_pooled(self, stream: Job, duration_ns: int, failed: bool) -> None:
         pool = self._pool

@@ -491,3 +491,63 @@ def test_every_event_moves_as_the_table_says_or_is_our_bug(state: State, event: 
     else:
         cause(connection, event)
         assert connection.state is target
+
+
+# -- bodies that are handed out before they are whole --------------------------------------------
+
+LONG = b"POST /l HTTP/1.1\r\nHost: h\r\nContent-Length: 300\r\n\r\n"
+
+
+@pytest.fixture
+def live(store: SpyStore) -> Connection:
+    """A connection whose owner hands out what may be."""
+    return Connection(HTTPLimits(body_memory_bytes=MEMORY_BYTES), store, live=True)
+
+
+@pytest.mark.parametrize(("size", "may"), [(0, False), (99, False), (100, True), (299, True)])
+def test_a_large_body_may_go_live_when_the_memory_is_full(
+    live: Connection, size: int, may: bool
+) -> None:
+    assert live.receive(LONG + bytes(size)) is None
+    assert live.may_go_live is may
+
+
+def test_what_is_handed_out_leaves_the_rest_to_others(live: Connection, store: SpyStore) -> None:
+    live.receive(LONG + b"x" * 150)
+    head = live.hand_out()
+    assert head.path == "/l"
+    assert live.state is State.RESPONDING
+    assert (live.body_length, live.body_left) == (300, 150)
+    assert live.has_unread, "what is not read must be dropped before the socket is closed"
+    assert live.take_body().read() == b"x" * 150
+    assert (store.used, store.made) == (0, [])
+    # The rest has been read by others: what comes here next is the next request.
+    live.body_came()
+    assert not live.has_unread
+    live.done_and_kept()
+    assert request_of(live, GET).path == "/a"
+
+
+def test_what_is_not_handed_out_goes_on_in_a_file(live: Connection, store: SpyStore) -> None:
+    assert live.receive(LONG + b"x" * 150) is None
+    assert live.may_go_live
+    assert store.made == []
+    assert live.receive(b"x" * 100) is None
+    assert not live.may_go_live
+    assert len(store.made) == 1
+    assert live.receive(b"x" * 50) is not None
+    assert live.take_body().read() == b"x" * 300
+
+
+@pytest.mark.parametrize("data", [CHUNKED + b"96\r\n" + bytes(150), LONG + bytes(300), GET, POST])
+def test_what_may_not_go_live(live: Connection, data: bytes) -> None:
+    live.receive(data)
+    assert not live.may_go_live
+
+
+def test_nothing_goes_live_unless_the_owner_wants_it(
+    connection: Connection, store: SpyStore
+) -> None:
+    connection.receive(LONG + b"x" * 150)
+    assert not connection.may_go_live
+    assert len(store.made) == 1
