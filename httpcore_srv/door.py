@@ -221,6 +221,7 @@ class Door:
     def _make_room(self) -> bool:
         """Close the connections that have been idle longest; False if none is idle."""
         server = self._server
+        server.dispatcher.serve_out()  # whose response is held is not idle yet
         latest_ns = server.loop.now_ns - NEW_NS
         idle = (
             stream

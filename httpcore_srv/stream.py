@@ -107,8 +107,12 @@ class Stream(Intake):
     def _take_in(self, data: bytes | None, crowded: bool) -> bool:
         connection = self.connection
         turns = PIPELINE_RUN
-        while turns and (data is not None or not crowded):
+        while turns:
             turns -= 1
+            if data is None and crowded:
+                self.send_held()
+                if self.mode:
+                    return False  # it goes on when its client has taken that
             try:
                 request = connection.next_request() if data is None else connection.receive(data)
             except ProtocolError as error:
@@ -130,16 +134,12 @@ class Stream(Intake):
                 return False
             data = None
             crowded = self._is_crowded()
-        # Whoever pipelines without end goes to the end of the queue, and so does who finds no
-        # thread free. Parked, so that nothing more is read before what is here has been
-        # answered.
+        # Whoever pipelines without end goes to the end of the queue. Parked, so that
+        # nothing more is read before what is here has been answered.
         self._has_turn = False
         self.send_held()
         if self.mode is READING:
-            if crowded:
-                self._server.line.wait_for_thread(self)
-            else:
-                self._server.line.wait_for_turn(self)
+            self._server.line.wait_for_turn(self)
         return False
 
     def resume(self) -> bool:

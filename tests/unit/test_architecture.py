@@ -14,7 +14,7 @@ from tests.documents import ROOMS, ROOT, modules
 
 ALLOWED = {"spm": {"psutil"}, "httpcore_srv": set(), "loader": {"click", "watchfiles"}}
 CORE = (
-    "grammar messages fields body request_parser response_writer connection".split()  # noqa: SIM905
+    "grammar messages fields body request_line request_parser response_writer connection".split()  # noqa: SIM905
 )
 # What the core may use of its room besides itself; no more input or output than in the core.
 FOUNDATION = ["errors", "mode", "pace", "settings"]

@@ -35,6 +35,7 @@ class FakeStream:
         self._trace = trace
         self.revocable = True  # it has not begun to respond
         self.holds = False  # it holds its response
+        self.gathers = True
         self.ran_on: threading.Thread | None = None
         self.handed_back: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -53,7 +54,7 @@ class FakeStream:
         return False
 
     def stop_gathering(self) -> None:
-        self._trace.append("stop_gathering")
+        self.gathers = False
 
     def revoke(self) -> bool:
         self._trace.append("revoke")

@@ -126,7 +126,7 @@ def test_a_place_that_is_kept_is_nobody_elses(rig: LiveRig) -> None:
 def test_without_a_thread_nothing_is_begun_and_no_place_kept(
     rig: LiveRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rig.pool, "secure_thread", lambda: False)
+    monkeypatch.setattr(rig.pool, "submit", lambda job: False)
     late = Upload(rig)
     assert not rig.dispatcher.run_live(late)
     assert not late.begun

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from httpcore_srv import request_parser
+from httpcore_srv import request_line
 from httpcore_srv.errors import ProtocolError
 from httpcore_srv.messages import END_OF_MESSAGE, NEED_DATA, Message, RequestHead
 from httpcore_srv.request_parser import HTTPRequest
@@ -216,8 +216,8 @@ def test_remembered_request_lines_are_bounded_in_number_and_length() -> None:
         parser.next_message()
     parser.receive_data(GET.replace(b"/a", b"/" + b"a" * 5000))
     parser.next_message()
-    assert len(request_parser._known_lines) <= 1024
-    assert max(map(len, request_parser._known_lines)) <= 128
+    assert len(request_line.known_request_lines) <= 1024
+    assert max(map(len, request_line.known_request_lines)) <= 128
 
 
 def test_a_remembered_request_line_is_still_held_against_the_limit() -> None:

@@ -471,8 +471,11 @@ def test_a_request_that_ends_just_as_the_baton_is_taken_is_counted() -> None:
         def responded(self) -> bool:
             raise AssertionError("the baton was lost")
 
-        def send_held(self) -> None:
+        def send_held(self) -> bool:
             raise AssertionError("nothing is held")
+
+        def stop_gathering(self) -> None:
+            raise AssertionError("it runs inline")
 
         def hand_back(self) -> None:
             self.handed_back = True

@@ -226,7 +226,7 @@ def test_without_another_thread_to_be_had_the_body_is_waited_for(
 ) -> None:
     app = Uploads()
     with worker(app, settings()) as server, server.connect() as client:
-        monkeypatch.setattr(server.server.pool, "secure_thread", lambda: False)
+        monkeypatch.setattr(server.server.pool, "submit", lambda job: False)
         assert client.ask(post("/up", LARGE)).text == expected("/up", LARGE)
         assert app.begun.get(timeout=BOUND_S) == "/up whole"
         assert server.server.pool.promised == 0
