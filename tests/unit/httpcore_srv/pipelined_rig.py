@@ -12,8 +12,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from httpcore_srv import HTTPSettings, HTTPTimeouts
-from httpcore_srv.wsgi import Environ, StartResponse
+from httpcore_srv import HTTPLimits, HTTPSettings, HTTPTimeouts
+from httpcore_srv.environ import Environ
+from httpcore_srv.wsgi import StartResponse
 from tests.fakes.worker import FakeClock
 from tests.unit.httpcore_srv.worker_in_thread import Client, Response, WorkerInThread, get, post
 
@@ -147,11 +148,12 @@ class Closing:
         self._close()
 
 
-BODIES = {"post", "chunked", "continued"}
-SIZES = {"middle": 20_000, "large": 100_000, "file": 30_000}
+BODIES = {"post", "chunked", "continued", "upload"}
+SIZES = {"middle": 20_000, "large": 100_000, "file": 30_000, "upload": 20_000}
+BUFFER_BYTES = 4096  # an upload is more: the application reads while it comes
 GOOD = ["quick", "stream", "counted", "written", "empty", "file", "middle", "large", "hints",
-        "head", "post", "chunked", "continued", "stuck", "race", "midway", "after", "hinted",
-        "calm"]  # fmt: skip
+        "head", "post", "upload", "chunked", "continued", "stuck", "race", "midway", "after",
+        "hinted", "calm"]  # fmt: skip
 LAST = ["boom", "close", "old", "bad"]  # nothing is answered that follows one of these
 
 
@@ -166,7 +168,7 @@ def bytes_of(request: Request) -> bytes:
     kind, number = request
     path = f"/{kind}/{number}"
     content = content_of(kind, number)
-    if kind == "post":
+    if kind in ("post", "upload"):
         return post(path, content)
     if kind == "continued":
         return post(path, content, "Expect: 100-continue")
@@ -228,7 +230,8 @@ def mixed_worker(
     timeouts = HTTPTimeouts(
         header_s=1e6, body_s=1e6, write_s=1e6, keep_alive_s=1e6, request_s=1e6 if revocable else 0
     )
-    settings = HTTPSettings(timeouts=timeouts, max_threads=max_threads)
+    limits = HTTPLimits(body_memory_bytes=BUFFER_BYTES)
+    settings = HTTPSettings(limits=limits, timeouts=timeouts, max_threads=max_threads)
     app.worker = WorkerInThread(app, settings, sentinel=False, clock_ns=clock)
     return app, app.worker
 

@@ -181,3 +181,115 @@ def test_the_name_that_was_refused_is_not_told_by_its_value() -> None:
     with pytest.raises(ProtocolError) as caught:
         parse("X_Secret: password", limits=REFUSING)
     assert "password" not in caught.value.message
+
+
+# -- what is remembered --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known_lines() -> dict[bytes, tuple[str, str]]:
+    fields_module._known_lines.clear()
+    return fields_module._known_lines
+
+
+def test_field_lines_are_remembered_as_they_were_sent(
+    known_lines: dict[bytes, tuple[str, str]],
+) -> None:
+    cold = parse("X-A:  b \t", "accept: */*")
+    assert known_lines[b"X-A:  b \t"] == ("HTTP_X_A", "b")
+    assert parse("X-A:  b \t", "accept: */*").environ == cold.environ
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(
+    "line",
+    ["Cookie: secret", "COOKIE:secret", "Authorization: secret", "Proxy-Authorization: secret"],
+)
+def test_secrets_are_not_remembered(
+    known_lines: dict[bytes, tuple[str, str]], line: str, times: int
+) -> None:
+    for _ in range(times):
+        parse(line, "X-A: b")
+        parse(line, line.lower(), "X-A: b")  # twice in one section goes another way
+        block = parse("X-A: b", line)
+        assert fields_module.varying_field(block, line.encode()) is not None
+    assert b"X-A: b" in known_lines
+    kept = repr((known_lines, fields_module._environ_keys, fields_module._valid_hosts))
+    assert "secret" not in kept
+
+
+def test_memory_for_lines_is_bounded_in_number_and_length(
+    known_lines: dict[bytes, tuple[str, str]],
+) -> None:
+    for number in range(5000):
+        parse(f"X-A: {number}")
+        assert len(known_lines) <= 2048
+    parse("X-A: " + "b" * 187, "X-B: " + "b" * 188)
+    assert max(map(len, known_lines)) == 192
+    assert parse("X-B: " + "b" * 188).environ["HTTP_X_B"] == "b" * 188
+
+
+def test_a_line_that_was_refused_is_not_remembered(
+    known_lines: dict[bytes, tuple[str, str]],
+) -> None:
+    for line in ("A : b", " A: b", "A", "A: \0"):
+        for _ in range(2):
+            assert status(line) == 400
+            assert line.encode() not in known_lines
+
+
+def test_what_is_known_is_held_against_the_limits_of_those_who_ask(
+    known_lines: dict[bytes, tuple[str, str]],
+) -> None:
+    lines = ("X_A: b", "Content-Length: 9")
+    parse(*lines)
+    assert status(*lines, limits=HTTPLimits(max_headers=2)) == 431
+    assert status(*lines, limits=HTTPLimits(max_body_bytes=8)) == 413
+    assert status(*lines, limits=REFUSING) == 400
+    parse("Transfer-Encoding: chunked")
+    assert status("Transfer-Encoding: chunked", minor=0) == 400
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Host: a", "Content-Length: 3", "Content-Type: a/b", "Connection: close",
+     "Expect: 100-continue", "X_A: b", "Proxy: b"],
+)  # fmt: skip
+def test_a_line_that_decides_about_more_than_itself_does_not_vary(line: str) -> None:
+    lines = (line,) if line != "Host: a" else ()
+    assert fields_module.varying_field(parse(*lines, "X-A: b"), line.encode()) is None
+
+
+def test_a_line_that_comes_twice_does_not_vary() -> None:
+    block = parse("X-A: b", "x-a: c", "X-A: ")
+    for line in (b"X-A: b", b"x-a: c", b"X-A: "):
+        assert fields_module.varying_field(block, line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"Cookie:a", b"Cookie: a=b; c", b"Cookie:\t\xff ", b"Cookie:", b"Cookie: " + b"a" * 5000],
+)
+def test_a_line_that_varies_means_what_it_means_in_its_place(line: bytes) -> None:
+    raw = b"Host: a\r\nContent-Length: 3\r\n%b\r\nExpect: 100-continue\r\n"
+    last = parse_fields(raw % b"Cookie: x", 1, LIMITS)
+    before = dict(last.environ)
+    found = fields_module.varying_field(last, b"Cookie: x")
+    assert found is not None
+    block = fields_module.varied(last, *found, line)
+    again = parse_fields(raw % line, 1, LIMITS)
+    assert block is not None
+    assert {name: getattr(block, name) for name in FieldBlock.__slots__} == {
+        name: getattr(again, name) for name in FieldBlock.__slots__
+    }
+    assert last.environ == before, "it was given out already"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"Cookie", b"cookie: a", b"Cookie : a", b"Set-Cookie: a", b"Cookie: a\n", b"Cookie: \0",
+     b"Cookie: a\rb", b" Cookie: a", b"Cookie: a\nContent-Length: 5"],
+)  # fmt: skip
+def test_a_line_that_is_another_does_not_pass_for_the_one_that_varies(line: bytes) -> None:
+    block = parse("Cookie: x")
+    assert fields_module.varied(block, "HTTP_COOKIE", b"Cookie:", line) is None

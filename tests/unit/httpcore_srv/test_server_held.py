@@ -8,6 +8,7 @@ requests of one batch.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +17,12 @@ from dataclasses import replace
 import pytest
 
 from httpcore_srv import HTTPLimits, HTTPSettings, HTTPTimeouts
+from httpcore_srv.environ import Environ
 from httpcore_srv.mode import Mode
 from httpcore_srv.outbox import HELD_BYTES
 from httpcore_srv.ports import Order
-from httpcore_srv.stream import EPOLLIN, PIPELINE_RUN, Stream
-from httpcore_srv.wsgi import Environ, StartResponse
+from httpcore_srv.stream import PIPELINE_RUN, Stream
+from httpcore_srv.wsgi import StartResponse
 from tests.fakes.worker import BOUND_S, FakeClock
 from tests.unit.httpcore_srv.pipelined_rig import Closing, make_calm
 from tests.unit.httpcore_srv.worker_in_thread import (
@@ -373,7 +375,7 @@ def test_an_end_that_is_seen_while_a_response_is_held_does_not_cost_the_response
     # An event that was meant for another connection, which had the number before.
     listens, other = connected(server, clock, 2)
     stream = stream_of(server, listens)
-    app.hooks["/other"] = lambda: stream.on_event(EPOLLIN)
+    app.hooks["/other"] = lambda: stream.on_event(select.EPOLLIN)
     with server.paused():
         listens.send(get("/a") + get("/b"))
         listens.half_close()
@@ -388,11 +390,17 @@ def test_an_end_that_is_seen_while_a_response_is_held_does_not_cost_the_response
 # -- orders and timers in the same batch ---------------------------------------------------------
 
 
+def shift_all(server: WorkerInThread) -> None:
+    """Order all active connections to be moved to a sibling."""
+    server.slot.shift_order = (1, 1.0)
+    server.wake()
+
+
 ORDERS: dict[str, Callable[[WorkerInThread], None]] = {
     "stop": lambda server: server.order(Order.STOP),
     "now": lambda server: server.order(Order.NOW),
     "manager gone": lambda server: server.lifeline.manager.close(),
-    "shift": lambda server: (setattr(server.slot, "shift_order", (1, 1.0)), server.wake())[1],
+    "shift": shift_all,
 }
 
 
@@ -430,8 +438,7 @@ def test_connections_are_handed_over_with_their_responses_sent(place: int, order
             if order == "drain":
                 a.order(Order.DRAIN)
             else:
-                a.slot.shift_order = (1, 1.0)
-                a.wake()
+                shift_all(a)
 
         steps: list[Callable[[], object]] = [
             lambda client=client: client.send(get("/a") + get("/b") + GET[:10])  # type: ignore[misc]
@@ -456,7 +463,7 @@ def test_a_stream_whose_response_is_held_is_neither_at_rest_nor_to_be_moved(
     clock: FakeClock,
 ) -> None:
     settings = HTTPSettings(timeouts=TIMEOUTS, max_threads=4)
-    with siblings(Hooked, settings, clock_ns=clock, sentinel=False) as (a, b):
+    with siblings(Hooked, settings, clock_ns=clock, sentinel=False) as (a, _):
         first, second = connected(a, clock, 2)
         stream = stream_of(a, first)
         seen: list[object] = []
@@ -555,6 +562,31 @@ def test_a_stream_that_waited_and_is_answered_waits_again_without_losing_anythin
         assert client.response().text == "app /b "
         assert client.response().text == "app /c "
         assert client.ask().status == 200
+
+
+def test_a_part_of_a_request_does_not_wait_for_a_thread(app: Hooked, clock: FakeClock) -> None:
+    settings = HTTPSettings(timeouts=TIMEOUTS, max_threads=1)
+    with worker(app, settings, clock_ns=clock, sentinel=False) as server:
+        (client,) = connected(server, clock, 1)
+        pool, line = server.server.pool, server.server.line
+
+        def be_busy() -> None:
+            pool.busy += 1
+
+        def be_free() -> None:
+            pool.busy -= 1
+            line.post_serving()
+
+        app.hooks["/a"] = be_busy
+        client.send(get("/a") + get("/b")[:10])
+        try:
+            assert client.response().text == "app /a "
+            server.until_next_round()
+            assert server.slot.waiting == 0
+        finally:
+            server.on_leader(be_free)
+        client.send(get("/b")[10:])
+        assert client.response().text == "app /b "
 
 
 def make_gather(server: WorkerInThread) -> None:

@@ -391,8 +391,10 @@ class WorkerInThread:
 
         A client may have its response before the worker has done so.
         """
+        slot = self.slot
         for _ in range(10_000):
-            if all(stream.at_rest for stream in list(self.server.streams.values())):
+            at_rest = all(stream.at_rest for stream in list(self.server.streams.values()))
+            if at_rest and slot.begun_count == slot.inline_count + slot.pooled_count:
                 return
             self.until_next_round()
         raise AssertionError("a connection does not come to rest")
