@@ -34,17 +34,17 @@ class BodyReader(Protocol):
 class ContentLengthReader:
     """Reads a body of known length (RFC 9112 section 6.2)."""
 
-    __slots__ = ("_left", "done")
+    __slots__ = ("done", "left")
 
     def __init__(self, length: int) -> None:
-        self._left = length
+        self.left = length  # bytes that have not been taken yet
         self.done = length == 0
 
     def take(self, data: bytes | bytearray, pos: int) -> tuple[bytes, int]:
         """Take what there is of the body. See `BodyReader`."""
-        stop = min(pos + self._left, len(data))
-        self._left -= stop - pos
-        self.done = self._left == 0
+        stop = min(pos + self.left, len(data))
+        self.left -= stop - pos
+        self.done = self.left == 0
         # bytes() and a slice of everything copy nothing when `data` is bytes already.
         return bytes(data[pos:stop]), stop
 

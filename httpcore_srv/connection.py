@@ -225,6 +225,13 @@ class Connection:
             self.has_unread = bool(parser.buffer)
             self._move(REQUEST)
             return message
+        body = parser.take_whole_body(self._limits.body_memory_bytes)
+        if body is not None:
+            self._body = io.BytesIO(body)  # shares the bytes
+            self.body_length = len(body)
+            self.has_unread = bool(parser.buffer)
+            self._move(REQUEST)
+            return message
         self._head = message
         self.has_unread = True
         self.wants_continue = message.fields.expects_continue

@@ -172,6 +172,22 @@ class HTTPRequest:
         """
         self._reader = None
 
+    def take_whole_body(self, limit: int) -> bytes | None:
+        """Take the body whose head was the last message, if all of it lies here.
+
+        None: it does not, or comes in chunks, or is larger than `limit`; nothing was taken.
+        """
+        reader = self._reader
+        if type(reader) is not ContentLengthReader:
+            return None
+        stop = self._pos + reader.left
+        if stop > len(self.buffer) or reader.left > limit:
+            return None
+        body = bytes(self.buffer[self._pos : stop])
+        self._reader = None
+        self._consume(stop)
+        return body
+
     @property
     def at_boundary(self) -> bool:
         """Between requests, with nothing of a next one received."""

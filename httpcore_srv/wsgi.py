@@ -94,7 +94,7 @@ class Exchange:
     _status: str | None = None
     _headers: Sequence[tuple[str, str]] = ()
     _head_sent = False
-    _over = False  # all content that the framing promises has been given to the sink
+    over = False  # all content that the framing promises has been given to the sink
     _framing = Framing.NONE
     _remaining = 0
 
@@ -110,7 +110,7 @@ class Exchange:
     @property
     def wants_no_content(self) -> bool:
         """Whether the response is complete without any content."""
-        return self._over and self._framing is Framing.NONE
+        return self.over and self._framing is Framing.NONE
 
     @property
     def what(self) -> str:
@@ -125,7 +125,7 @@ class Exchange:
     @property
     def is_stream(self) -> bool:
         """Whether content goes out piece by piece just now. Any thread may ask."""
-        return self._head_sent and not self._over
+        return self._head_sent and not self.over
 
     @property
     def is_event_stream(self) -> bool:
@@ -187,7 +187,7 @@ class Exchange:
             raise AppError(f"content must be bytes, not {type(data).__name__}")
         if not data:
             return
-        if self._over:
+        if self.over:
             self._drop_surplus()
             return
         head = b"" if self._head_sent else self._take_head(None)
@@ -201,7 +201,7 @@ class Exchange:
             self.sent += len(data)
             self._sink.send(head + data)
         else:
-            self._over = True
+            self.over = True
             self._sink.finish(head)
 
     # -- the server's side --------------------------------------------------------------
@@ -222,13 +222,13 @@ class Exchange:
                 self.end()
                 return
             self.sent = length
-            self._over = True
+            self.over = True
             if length > LARGE_BYTES:
                 self._sink.finish(head, content)
             else:
                 self._sink.finish(head + content)
             return
-        self._over = True
+        self.over = True
         self._sink.finish(head)
 
     def send_file(self, wrapper: FileWrapper) -> bool:
@@ -251,7 +251,7 @@ class Exchange:
         count = min(available, self._remaining)
         self._remaining -= count
         self.sent = count
-        self._over = True
+        self.over = True
         if self._remaining:
             self._too_short()
         self._sink.finish_file(head, fd, offset, count)
@@ -259,16 +259,16 @@ class Exchange:
 
     def end(self) -> None:
         """The iterable is exhausted: complete the response."""
-        if self._over:
+        if self.over:
             return
         if not self._head_sent:
             head = self._take_head(0)
-            self._over = True
+            self.over = True
             if self._framing is Framing.LENGTH and self._remaining:
                 self._too_short()
             self._sink.finish(head)
             return
-        self._over = True
+        self.over = True
         if self._framing is Framing.LENGTH:
             self._too_short()
         self._sink.finish(b"0\r\n\r\n" if self._framing is Framing.CHUNKED else b"")
@@ -297,10 +297,10 @@ class Exchange:
         self.keep_alive = False
 
     def _cut_short(self, status: int) -> None:
-        if self._over:
+        if self.over:
             return  # the client has its whole answer; what failed came after it
         self.keep_alive = False
-        self._over = True
+        self.over = True
         if self._head_sent:
             # RFC 9112 section 8: a closed connection is how an incomplete message shows; to
             # a client that takes the end of the connection for the end of the message, a reset.
@@ -327,7 +327,7 @@ class Exchange:
             self._sink.send(head + data)
         else:
             # That was the last piece, so a slow client need not hold this thread.
-            self._over = True
+            self.over = True
             self._sink.finish(head + data)
 
     def _drop_surplus(self) -> None:
@@ -422,9 +422,10 @@ def _iterate(iterable: Iterable[bytes], exchange: Exchange) -> None:
     try:
         if isinstance(iterable, FileWrapper) and exchange.send_file(iterable):
             return
+        write = exchange.write
         for piece in iterable:
-            exchange.write(piece)
-            if exchange.wants_no_content:
+            write(piece)
+            if exchange.over and exchange.wants_no_content:
                 break  # a HEAD of a stream that never ends
         exchange.end()
     finally:
