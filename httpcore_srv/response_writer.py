@@ -109,10 +109,10 @@ def encode_head(
     try:
         key = (date, status, minor, is_head, keep_alive, length, *headers)
         known = _heads.get(key)
+        if known is not None:
+            return known
     except TypeError:  # something in it has no hash, and so is no str
-        known, key = None, ()
-    if known is not None:
-        return known
+        key = ()
     head = _encode_new_head(status, headers, minor, is_head, keep_alive, length, date)
     if key and len(head[0]) <= _MAX_REMEMBERED_HEAD:
         if len(_heads) >= _MAX_HEADS:

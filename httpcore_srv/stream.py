@@ -72,7 +72,9 @@ class Stream(Intake):
             return self._on_event_out_of_turn(mask)
         server = self._server
         # `_is_crowded`, spelt out for the hot path.
-        crowded = server.pool.busy >= server.max_threads or (server.waiting and not self._has_turn)
+        crowded = server.pool.busy >= server.max_threads or (
+            len(server.waiting) > 0 and not self._has_turn
+        )
         if crowded and self.connection.at_rest:
             self._wait_unread()
             return False
@@ -90,7 +92,7 @@ class Stream(Intake):
             if self.mode is READING:
                 self.close()
             return False
-        return self._take_in(data, bool(crowded))
+        return self._take_in(data, crowded)
 
     def received(self, data: bytes | None) -> bool:
         """Take in bytes of requests; run what is whole. True: the baton was lost.
