@@ -228,6 +228,7 @@ class Connection:
         body = parser.take_whole_body(self._limits.body_memory_bytes)
         if body is not None:
             self._body = io.BytesIO(body)  # shares the bytes
+            self._body.seek(0, io.SEEK_END)  # see `hold`
             self.body_length = len(body)
             self.has_unread = bool(parser.buffer)
             self._move(REQUEST)

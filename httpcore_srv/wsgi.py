@@ -24,6 +24,12 @@ log = logging.getLogger("smart_http.app")
 
 LARGE_BYTES: Final = 1 << 16  # content above it is not copied behind its head
 
+# Plain names: reading a member off its class costs a search in the metaclass each time.
+NONE: Final = Framing.NONE
+LENGTH: Final = Framing.LENGTH
+CHUNKED: Final = Framing.CHUNKED
+CLOSE: Final = Framing.CLOSE
+
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 StartResponse = Callable[..., Callable[[bytes], None]]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -95,7 +101,7 @@ class Exchange:
     _headers: Sequence[tuple[str, str]] = ()
     _head_sent = False
     over = False  # all content that the framing promises has been given to the sink
-    _framing = Framing.NONE
+    _framing: Framing = NONE
     _remaining = 0
 
     def __init__(
@@ -110,7 +116,7 @@ class Exchange:
     @property
     def wants_no_content(self) -> bool:
         """Whether the response is complete without any content."""
-        return self.over and self._framing is Framing.NONE
+        return self.over and self._framing is NONE
 
     @property
     def what(self) -> str:
@@ -192,12 +198,12 @@ class Exchange:
             return
         head = b"" if self._head_sent else self._take_head(None)
         framing = self._framing
-        if framing is Framing.CHUNKED:
+        if framing is CHUNKED:
             self.sent += len(data)
             self._sink.send(b"%b%x\r\n%b\r\n" % (head, len(data), data))
-        elif framing is Framing.LENGTH:
+        elif framing is LENGTH:
             self._write_counted(head, data)
-        elif framing is Framing.CLOSE:
+        elif framing is CLOSE:
             self.sent += len(data)
             self._sink.send(head + data)
         else:
@@ -216,7 +222,7 @@ class Exchange:
             raise AppError(f"content must be bytes, not {type(content).__name__}")
         length = len(content)
         head = self._take_head(length)
-        if self._framing is Framing.LENGTH:
+        if self._framing is LENGTH:
             if self._remaining != length:
                 self._write_counted(head, content)
                 self.end()
@@ -264,14 +270,14 @@ class Exchange:
         if not self._head_sent:
             head = self._take_head(0)
             self.over = True
-            if self._framing is Framing.LENGTH and self._remaining:
+            if self._framing is LENGTH and self._remaining:
                 self._too_short()
             self._sink.finish(head)
             return
         self.over = True
-        if self._framing is Framing.LENGTH:
+        if self._framing is LENGTH:
             self._too_short()
-        self._sink.finish(b"0\r\n\r\n" if self._framing is Framing.CHUNKED else b"")
+        self._sink.finish(b"0\r\n\r\n" if self._framing is CHUNKED else b"")
 
     def fail(self) -> None:
         """The application failed: 500 if nothing went out yet, else cut the connection.
@@ -304,7 +310,7 @@ class Exchange:
         if self._head_sent:
             # RFC 9112 section 8: a closed connection is how an incomplete message shows; to
             # a client that takes the end of the connection for the end of the message, a reset.
-            if self._framing is Framing.CLOSE:
+            if self._framing is CLOSE:
                 self._sink.abort()
             else:
                 self._sink.finish(b"")
@@ -332,7 +338,7 @@ class Exchange:
 
     def _drop_surplus(self) -> None:
         """Content beyond the response's end must not get into the next response."""
-        if self._framing is not Framing.NONE and not self.failed:  # once, however much follows
+        if self._framing is not NONE and not self.failed:  # once, however much follows
             self.failed = True
             log.error("%s: content beyond the end of the response was dropped", self.what)
 

@@ -68,9 +68,10 @@ def test_what_is_held_again_after_a_takeover_keeps_its_place(
     answer_all(served, "quick", taken, "quick", "calm", "quick", "quick", taken, "quick", last)
 
 
-def test_two_clients_in_one_batch_each_get_their_own(served: Served) -> None:
+@pytest.mark.parametrize("first", GOOD)
+def test_two_clients_in_one_batch_each_get_their_own(served: Served, first: str) -> None:
     app, worker = served
-    for first, second in product(GOOD, GOOD):
+    for second in GOOD:
         make_calm(worker, app.clock)
         one, other = worker.connect(), worker.connect()
         worker.until_connections(2)
