@@ -49,43 +49,43 @@ def open_access_log(path: str | None) -> int | None:
         ) from None
 
 
-class AccessLog:
-    """Collects lines and writes them to a descriptor opened with O_APPEND.
+# What is noted of a request: peer, head (None: what came was no request), status line, bytes of
+# content, seconds since the epoch.
+_Entry = tuple[str, RequestHead | None, str, int, float]
 
-    Any thread may record and flush: a deque's `append` and `popleft` are single
-    steps, and each flush writes the lines that it has taken out by itself.
+
+class AccessLog:
+    """Collects what happened and writes lines of it to a descriptor opened with O_APPEND.
+
+    Lines are made when they are written, after the responses of a batch have gone out: what
+    is done for a request itself is one `append`. Any thread may record and flush: a deque's
+    `append` and `popleft` are single steps, and each flush writes what it has taken out by
+    itself.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._lines: deque[str] = deque()
-        self._stamp = ""
-        self._stamp_s = 0
+        self._entries: deque[_Entry] = deque()
+        self._stamp = (0, "")  # the last one: seconds, text. Replaced whole, by any thread
         self._failing = False
 
     def record(self, peer: str, request: RequestHead, status: str, sent: int) -> None:
         """Note one request that was answered: with which status line, and bytes of content."""
-        fields = request.fields.environ
-        self._lines.append(
-            f"{peer or '-'} - - [{self._time()}] "
-            f'"{_safe(request.method)} {_safe(request.target)} HTTP/1.{request.minor}" '
-            f"{status[:3]} {sent} "
-            f'"{_safe(fields.get("HTTP_REFERER", "-"))}" '
-            f'"{_safe(fields.get("HTTP_USER_AGENT", "-"))}"\n'
-        )
+        self._entries.append((peer, request, status, sent, time.time()))
 
     def refused(self, peer: str, status: int) -> None:
         """Note a refusal: what came was no request."""
-        self._lines.append(f'{peer or "-"} - - [{self._time()}] "-" {status} 0 "-" "-"\n')
+        self._entries.append((peer, None, str(status), 0, time.time()))
 
     def flush(self) -> None:
         """Write what has been recorded. Lines are whole even if processes share the file."""
         lines = []
-        try:
-            while True:
-                lines.append(self._lines.popleft())
-        except IndexError:
-            pass
+        for _ in range(len(self._entries)):
+            try:
+                entry = self._entries.popleft()
+            except IndexError:  # another thread writes, too
+                break
+            lines.append(self._line(*entry))
         if not lines:
             return
         try:
@@ -96,16 +96,30 @@ class AccessLog:
                 log.error("access log lines are lost: %s", error.strerror)
             self._failing = True
 
-    def _time(self) -> str:
-        now_s = int(time.time())
-        if now_s != self._stamp_s:
+    def _line(
+        self, peer: str, request: RequestHead | None, status: str, sent: int, time_s: float
+    ) -> str:
+        start = f"{peer or '-'} - - [{self._time(int(time_s))}]"
+        if request is None:
+            return f'{start} "-" {status} 0 "-" "-"\n'
+        fields = request.fields.environ
+        return (
+            f'{start} "{_safe(request.method)} {_safe(request.target)} HTTP/1.{request.minor}" '
+            f"{status[:3]} {sent} "
+            f'"{_safe(fields.get("HTTP_REFERER", "-"))}" '
+            f'"{_safe(fields.get("HTTP_USER_AGENT", "-"))}"\n'
+        )
+
+    def _time(self, now_s: int) -> str:
+        stamp_s, stamp = self._stamp
+        if stamp_s != now_s:
             now = time.localtime(now_s)
-            self._stamp = (
+            stamp = (
                 f"{now.tm_mday:02}/{_MONTHS[now.tm_mon - 1]}/{now.tm_year}"
                 f":{now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02} {time.strftime('%z', now)}"
             )
-            self._stamp_s = now_s
-        return self._stamp
+            self._stamp = now_s, stamp
+        return stamp
 
 
 def _safe(value: str) -> str:
