@@ -6,7 +6,6 @@ back while they leave, as the real one does in an hour.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class Restless(Policy):
     def of(cls, settings: SPMS, usable_cores: int) -> Policy:
         """Return the usual policy with short times."""
         usual = Policy.of(settings, usable_cores)
-        return dataclasses.replace(usual, hold_s=0.4, hold_max_s=0.8, step_s=0.05, step_share=0.5)
+        return usual._replace(hold_s=0.4, hold_max_s=0.8, step_s=0.05, step_share=0.5)
 
 
 if __name__ == "__main__":
