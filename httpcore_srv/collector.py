@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import sysconfig
+import sys
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -52,7 +52,8 @@ NEVER_NS: Final = 1 << 63
 
 # Before any application is imported: by this one it is seen whether that has changed them.
 ORIGINAL: Final = gc.get_threshold()
-GENERATIONAL: Final = ORIGINAL[2] > 0 and not sysconfig.get_config_var("Py_GIL_DISABLED")
+# "t" (PEP 703): built without the GIL. sysconfig knows it, too, but takes a millisecond to import.
+GENERATIONAL: Final = ORIGINAL[2] > 0 and "t" not in sys.abiflags
 
 
 class Functions(Protocol):

@@ -18,14 +18,16 @@ import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Final, cast
-from wsgiref.types import WSGIApplication
+from typing import TYPE_CHECKING, Final, cast
 
 from . import shadows
 from .callables import callables_in, problem_with, problem_with_hook, required_arguments
 from .errors import AppRaised, LoadError
 from .target import Target
 from .tracebacks import application_traceback, happened_inside, is_plain_refusal
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 _FACTORY_NAMES: Final = ("create_app", "make_app", "build_app", "get_app", "create_application")
 
@@ -53,7 +55,7 @@ class AppLoader:
         if self._target.is_factory:
             found = self._make(found)
         self._check(found)
-        return cast(WSGIApplication, found)
+        return cast("WSGIApplication", found)
 
     def load_hook(self) -> Callable[[], object]:
         """Return a function that can be called without arguments.

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
-from wsgiref.types import WSGIApplication
+from typing import TYPE_CHECKING, NamedTuple
 
 from .app_loader import AppLoader
 from .errors import HookError
 from .settings import Options
 from .target import Target
 from .tracebacks import application_traceback
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 _log = logging.getLogger("smart_http.loader")
 

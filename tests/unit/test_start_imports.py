@@ -19,10 +19,12 @@ NOT_AT_START = {
     "psutil",
     "ssl",
     "subprocess",
+    "sysconfig",
     "unittest",
     "urllib.request",
     "watchfiles",
     "werkzeug",
+    "wsgiref.types",
 }
 # Generating a dataclass runs the compiler, 0.3 to 1 ms each: 59 of them were 30 ms of a start.
 # A NamedTuple is a fifth of that, a class with an __init__ next to nothing.
