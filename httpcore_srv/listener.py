@@ -227,9 +227,12 @@ def _make_socket(address: Address) -> socket.socket:
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
     """Return family and numeric address; IPv4 where a name has both (`localhost`)."""
+    # Bytes go to the C library as they are; for a str the codec is imported that turns names
+    # of other scripts into ASCII, 1 ms with its tables.
+    name = host.encode() if host.isascii() else host
     try:
         found = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            name or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except UnicodeError:  # a label above 63 characters, or an empty one
         raise OSError(errno.EINVAL, "not a host name") from None

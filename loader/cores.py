@@ -54,7 +54,7 @@ def _quota_of(directory: str) -> int:
 
 def _text_of(path: str) -> str:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""  # not mounted, or not ours to read: no quota that we know of

@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 # memory.limit_in_bytes of a group without a limit: the largest multiple of the page size.
 _NO_LIMIT: Final = 1 << 62
 _PIECE_BYTES: Final = 1 << 16
+# Version 2, and the controllers of version 1 that are asked below; there are a dozen others.
+_CONTROLLERS: Final = ("", "cpu", "cpuacct", "memory")
 
 
 def read(path: Path | str) -> str:
@@ -127,7 +129,7 @@ class Cgroups:
         levels = {
             controller: _levels(*mounts[controller], group)
             for controller, group in memberships.items()
-            if controller in mounts
+            if controller in mounts and controller in _CONTROLLERS
         }
         unified = levels.get("", [])
         self.pressure = unified[0] / "cpu.pressure" if unified else None
@@ -173,7 +175,9 @@ def _mounts(text: str) -> Iterator[tuple[str, tuple[str, Path]]]:
         if kind not in ("cgroup", "cgroup2"):
             continue
         root, mounted_on = before.split(" ")[3:5]
-        place = root, Path(mounted_on.encode().decode("unicode_escape"))
+        if "\\" in mounted_on:  # a space is \040
+            mounted_on = mounted_on.encode().decode("unicode_escape")
+        place = root, Path(mounted_on)
         if kind == "cgroup2":
             yield "", place
         else:
