@@ -387,6 +387,9 @@ class HTTPServer:
         elif collect_s is not None:
             retry_s = collect_s
         loop.retry_s = retry_s
+        if self.moved:
+            self.moved = False
+            self.slot.moved(self.door.accepted, self._handed_out, self._handed_in)
         with pool.lock:
             self.slot.publish(
                 now_ns,
@@ -398,6 +401,3 @@ class HTTPServer:
                 pool.written_off,
             )
             self.dispatcher.flush()
-        if self.moved:
-            self.moved = False
-            self.slot.moved(self.door.accepted, self._handed_out, self._handed_in)

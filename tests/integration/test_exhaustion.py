@@ -298,9 +298,9 @@ def test_the_date_follows_the_wall_clock_and_no_timeout_does(
         monkeypatch.setattr(time, "time", lambda: real_s() + jump_s)
         monkeypatch.setattr(time, "time_ns", lambda: real_ns() + int(jump_s * 1e9))
         one.until_at_rest()
+        dates = [formatdate(time.time(), usegmt=True)]
         one.pass_time(clock, 1.1)
         one.until_next_round()
-        dates = [formatdate(time.time(), usegmt=True)]
         answer = client.ask()
         dates.append(formatdate(time.time(), usegmt=True))
         assert answer.status == 200
