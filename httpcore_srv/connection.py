@@ -411,9 +411,7 @@ class Connection:
             close_body(body)
 
     def _move(self, event: Event) -> None:
-        self._enter(_TABLE[event][self.state])
-
-    def _enter(self, state: State | None) -> None:
+        state = _TABLE[event][self.state]
         if state is None:
             raise KeyError(self.state)
         self.state = state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -184,14 +185,15 @@ class Outbox:
         data = held[0] if len(held) == 1 else b"".join(held)
         held.clear()
         try:
-            sent = self._send(data, DONTWAIT)
+            sent = self._send(data, DONTWAIT)  # `_offer`, spelt out for the hot path
         except BlockingIOError:
             sent = 0
         except OSError as error:
             self._break(str(error))
             return
         if sent < len(data):
-            self._keep_or_break(memoryview(data)[sent:])
+            with contextlib.suppress(PeerGone):  # `broken` says it
+                self._keep(memoryview(data)[sent:])
 
     def send_held_of_stuck(self) -> bool:
         """The same while a thread runs a request of the stream, and is stuck in it.
@@ -206,12 +208,9 @@ class Outbox:
             count = len(self.held)
             data = b"".join(self.held[:count])
             try:
-                sent = self._send(data, DONTWAIT)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self._break(str(error))
-                sent = len(data)
+                sent = self._offer(data)
+            except PeerGone:
+                sent = len(data)  # nobody will get the rest
             # One step under the GIL: the thread sees all of it held, or the rest, or none.
             self.held[:count] = [data[sent:]] if sent < len(data) else []
         return sent < len(data)
@@ -298,13 +297,17 @@ class Outbox:
         """
         if self.held:
             data = self._take_back() + data
+        sent = self._offer(data)
+        return memoryview(data)[sent:] if sent < len(data) else b""
+
+    def _offer(self, data: bytes | memoryview) -> int:
+        """Give the socket what it takes now; return how much that was. Raises: PeerGone."""
         try:
-            sent = self._send(data, DONTWAIT)
+            return self._send(data, DONTWAIT)
         except BlockingIOError:
-            sent = 0
+            return 0
         except OSError as error:
             raise self._break(str(error)) from None
-        return memoryview(data)[sent:] if sent < len(data) else b""
 
     def _send_rest(self, rest: memoryview | bytes) -> None:
         """Wait for the client until it has taken the rest. Raises: PeerGone."""
@@ -347,12 +350,6 @@ class Outbox:
             store.failed("a response", error)
             raise self._break("no room for the rest of the response") from None
         self._append_file(fd, 0, len(rest))
-
-    def _keep_or_break(self, rest: memoryview) -> None:
-        try:
-            self._keep(rest)
-        except PeerGone:
-            self.broken = True
 
     def _append_file(self, fd: int, offset: int, count: int) -> None:
         if not count:
